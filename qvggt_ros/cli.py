@@ -1,0 +1,57 @@
+# Copyright 2026 qvggt_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""The `qvggt` command: one sub-command per task, each imported only when it is called."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from qvggt_ros import __version__
+from qvggt_ros.errors import QvggtError
+
+# name -> (module with `add_arguments(parser)` and `run(args) -> int`, one line of help)
+COMMANDS = {
+    'build': ('qvggt_ros.export.build_command', 'make a bundle from a checkpoint'),
+    'eval': ('qvggt_ros.evaluation.eval_command', 'pose and depth accuracy of a bundle or checkpoint'),
+    'convert': ('qvggt_ros.evaluation.convert_command', 'an image folder with poses into a bag'),
+    'synth': ('qvggt_ros.synthetic.synth_command', 'render procedural rooms; train the demo model'),
+    'demo': ('qvggt_ros.evaluation.demo_command', 'play a recording through the node and report'),
+}
+EXIT_BAD_INPUT = 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one sub-command; return its exit status (2 and one line on bad input)."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = _parser(arguments)
+    args = parser.parse_args(arguments)
+    try:
+        return int(args.run(args))
+    except QvggtError as error:
+        print(f'qvggt {args.command}: {error}', file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except KeyboardInterrupt:
+        print(f'qvggt {args.command}: interrupted', file=sys.stderr)
+        return 130
+
+
+def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
+    """Build the parser; only the called command's module is imported."""
+    parser = argparse.ArgumentParser(prog='qvggt', description=__doc__)
+    parser.add_argument('--version', action='version', version=f'qvggt {__version__}')
+    subparsers = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
+    called = next((word for word in arguments if not word.startswith('-')), None)
+    for name, (module_name, help_line) in COMMANDS.items():
+        subparser = subparsers.add_parser(name, help=help_line, description=help_line)
+        if name == called:
+            module = importlib.import_module(module_name)
+            module.add_arguments(subparser)
+            subparser.set_defaults(run=module.run)
+    return parser
+
+
+if __name__ == '__main__':
+    sys.exit(main())
