@@ -1,2 +1,18 @@
 # Copyright 2026 qvggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
+"""The network in PyTorch: configuration, layers, heads, checkpoints. Offline."""
+
+from qvggt_ros.vggt.aggregator import WindowTrace
+from qvggt_ros.vggt.checkpoint import load_checkpoint, load_model, read_config, save_checkpoint
+from qvggt_ros.vggt.config import VGGTConfig
+from qvggt_ros.vggt.model import VGGT
+
+__all__ = [
+    'VGGT',
+    'VGGTConfig',
+    'WindowTrace',
+    'load_checkpoint',
+    'load_model',
+    'read_config',
+    'save_checkpoint',
+]
