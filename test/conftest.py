@@ -11,6 +11,11 @@ import pytest
 PROJECT_DIR = Path(__file__).resolve().parent.parent
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the slow tests last, so that a plain mistake shows early."""
+    items.sort(key=lambda item: item.get_closest_marker('slow') is not None)
+
+
 @pytest.fixture(scope='session')
 def project_dir() -> Path:
     """Return the checkout's root."""
