@@ -47,8 +47,11 @@ def choose_python() -> str:
 def python_version(python: str) -> tuple[int, ...]:
     """Return (major, minor) of an interpreter; (0, 0) when it does not run."""
     program = 'import sys; print(*sys.version_info[:2])'
-    done = subprocess.run([python, '-c', program], capture_output=True, text=True, check=False)
-    return tuple(int(part) for part in done.stdout.split()) if done.returncode == 0 else (0, 0)
+    try:
+        done = subprocess.run([python, '-c', program], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return (0, 0)
+    return tuple(int(part) for part in done.stdout.split())
 
 
 def missing_for_compiling(python: str) -> str:
