@@ -56,6 +56,8 @@ class CameraHead(nn.Module):
         estimate: Tensor | None = None
         estimates = []
         for _ in range(self.config.camera_iterations):
+            if estimate is not None:
+                estimate = estimate.detach()  # each iteration learns its own step, as in RAFT
             known = self.empty_pose_tokens if estimate is None else estimate
             modulation = self.poseLN_modulation(self.embed_pose(known))
             shift, scale, gate = modulation.chunk(3, dim=-1)

@@ -68,34 +68,41 @@ class Encoder(nn.Module):
         )
         self.norm = nn.LayerNorm(width, eps=ENCODER_EPS)
 
-    def positions(self, height: int, width: int) -> Tensor:
-        """Return the patches' position embedding [1, P, D] for an image size in pixels."""
+    def tables(self, height: int, width: int) -> tuple[Tensor, Tensor]:
+        """Return what depends on weights and image size alone.
+
+        Returns:
+            The tokens before the patches [1, 1 + registers, D] (class token with its position,
+            registers without) and the patches' positions [1, P, D].
+
+        """
         config = self.config
-        return resize_learned(
+        first = [self.cls_token + self.pos_embed[:, :1]]
+        if config.encoder_registers:
+            first.append(self.register_tokens)
+        positions = resize_learned(
             self.pos_embed[:, 1:], config.pretrain_grid, config.grid(height, width)
         )
+        return torch.cat(first, dim=1), positions
 
-    def forward(self, images: Tensor, positions: Tensor | None = None) -> Tensor:
+    def forward(self, images: Tensor, tables: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """Encode frames.
 
         Args:
             images: [n, 3, H, W] in [0, 1], RGB.
-            positions: [1, P, D], what `positions(H, W)` returns, where it was kept as a constant.
+            tables: what `tables(H, W)` returns, where it was kept as a constant.
 
         Returns:
             Patch tokens [n, P, D].
 
         """
-        if positions is None:
-            positions = self.positions(images.shape[-2], images.shape[-1])
+        if tables is None:
+            tables = self.tables(images.shape[-2], images.shape[-1])
+        first, positions = tables
         mean, std = _channel_constants(images.dtype, images.device)
         patches = self.patch_embed((images - mean) / std) + positions
-        frames = patches.shape[0]
-        leading = [self.cls_token + self.pos_embed[:, :1]]
-        if self.config.encoder_registers:
-            leading.append(self.register_tokens)
-        first = torch.cat(leading, dim=1)
-        x = torch.cat([first.expand(frames, -1, -1).to(patches.dtype), patches], dim=1)
+        first = first.to(patches.dtype).expand(patches.shape[0], -1, -1)
+        x = torch.cat([first, patches], dim=1)
         for block in self.blocks:
             x = block(x)
         return self.norm(x[:, first.shape[1] :])

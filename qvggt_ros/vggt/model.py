@@ -39,9 +39,9 @@ class VGGT(nn.Module):
         self.track_head = TrackHead(config) if config.track_head else None
         self._initialise()
 
-    def encode(self, images: Tensor, positions: Tensor | None = None) -> Tensor:
+    def encode(self, images: Tensor, tables: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """Encode frames, each by itself: [n, 3, H, W] in [0, 1] RGB -> tokens [n, P, D]."""
-        return self.aggregator.patch_embed(images, positions)
+        return self.aggregator.patch_embed(images, tables)
 
     def window(
         self,

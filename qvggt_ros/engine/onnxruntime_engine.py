@@ -1,0 +1,135 @@
+# Copyright 2026 qvggt_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Run a bundle with ONNX Runtime on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime  # type: ignore[import-untyped]
+from numpy.typing import NDArray
+
+from qvggt_ros.engine.interface import Float32Array, WindowOutput
+from qvggt_ros.engine.manifest import GRAPHS, GraphInfo, Manifest, bundle_path
+from qvggt_ros.errors import EngineError
+
+Tokens = NDArray[np.float32]
+
+
+class OnnxRuntimeEngine:
+    """The three graphs of a bundle as CPU sessions; token handles are numpy arrays [P, D]."""
+
+    def __init__(self, folder: Path, manifest: Manifest, threads: int = 0) -> None:
+        """Load the graphs.
+
+        Args:
+            folder: the bundle.
+            manifest: its manifest, already verified.
+            threads: CPU threads of one graph; 0 leaves the number to ONNX Runtime.
+
+        Raises:
+            EngineError: a graph cannot be loaded or is not the one that the manifest describes.
+
+        """
+        if threads < 0:
+            raise EngineError(f'threads={threads}: must be 0 (automatic) or more')
+        self.manifest = manifest
+        self._sessions = {
+            name: _load(bundle_path(folder, manifest.graphs[name].file), threads)
+            for name in GRAPHS
+        }
+        for name, session in self._sessions.items():
+            _check_tensors(folder, manifest.graphs[name], session)
+
+    def encode(self, images: Float32Array) -> list[Tokens]:
+        """Encode frames: [n, 3, H, W] float32 -> n handles."""
+        shape = (3, self.manifest.image_height, self.manifest.image_width)
+        _check_array('images', images, shape)
+        (tokens,) = self._run('encoder', {'images': images})
+        return list(tokens)
+
+    def window(self, tokens: Sequence[Tokens]) -> WindowOutput:
+        """Relate the frames of a window; its taps stay valid as long as they are held."""
+        if not tokens:
+            raise EngineError('tokens: a window needs at least one frame')
+        pose_enc, *taps = self._run('window', {'tokens': np.stack(tokens)})
+        return WindowOutput(pose_enc=pose_enc, taps=taps)
+
+    def depth(
+        self, window: WindowOutput, frames: Sequence[int]
+    ) -> tuple[Float32Array, Float32Array]:
+        """Decode depth and confidence, each [k, H, W], for the chosen frames."""
+        count = len(window.pose_enc)
+        for frame in frames:
+            if not 0 <= frame < count:
+                raise EngineError(f'frame {frame}: the window has frames 0 to {count - 1}')
+        if not frames:
+            empty = np.empty(
+                (0, self.manifest.image_height, self.manifest.image_width), np.float32
+            )
+            return empty, empty.copy()
+        chosen = list(frames)
+        feeds = {f'tap_{k}': tap[chosen] for k, tap in enumerate(window.taps)}
+        depth, conf = self._run('depth', feeds)
+        return depth, conf
+
+    def _run(self, graph: str, feeds: dict[str, Float32Array]) -> list[Any]:
+        try:
+            return self._sessions[graph].run(None, feeds)
+        except Exception as error:  # the runtime's own classes share no public root
+            raise EngineError(f'{graph} graph failed: {_first_line(error)}') from error
+
+
+def _load(path: Path, threads: int) -> onnxruntime.InferenceSession:
+    """Open one graph; no custom-operator library is ever loaded."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = 3
+    # Threads wait actively within a run, where it saves latency, and never between runs: the
+    # robot's other work needs those cores.
+    options.add_session_config_entry('session.force_spinning_stop', '1')
+    try:
+        return onnxruntime.InferenceSession(
+            str(path), sess_options=options, providers=['CPUExecutionProvider']
+        )
+    except Exception as error:  # the runtime's own classes share no public root
+        raise EngineError(
+            f'{path}: ONNX Runtime {onnxruntime.__version__} cannot load it: {_first_line(error)}'
+        ) from error
+
+
+def _check_tensors(folder: Path, info: GraphInfo, session: onnxruntime.InferenceSession) -> None:
+    """Refuse a graph whose tensors are not the manifest's."""
+    for kind, listed, found in (
+        ('inputs', info.inputs, session.get_inputs()),
+        ('outputs', info.outputs, session.get_outputs()),
+    ):
+        wanted = [tensor.name for tensor in listed]
+        names = [tensor.name for tensor in found]
+        if names != wanted:
+            raise EngineError(
+                f'{folder / info.file}: {kind} are {", ".join(names)}; the manifest says '
+                f'{", ".join(wanted)}'
+            )
+
+
+def _check_array(name: str, array: Float32Array, frame_shape: tuple[int, ...]) -> None:
+    """Refuse an input of another type or shape than n frames of `frame_shape`."""
+    if not isinstance(array, np.ndarray) or array.dtype != np.float32:
+        kind = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
+        raise EngineError(f'{name}: must be a float32 array, not {kind}')
+    if array.ndim != len(frame_shape) + 1 or array.shape[1:] != frame_shape or not len(array):
+        raise EngineError(
+            f'{name}: shape {list(array.shape)} is not [n, '
+            f'{", ".join(map(str, frame_shape))}] with n >= 1'
+        )
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__

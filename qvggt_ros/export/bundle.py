@@ -1,0 +1,200 @@
+# Copyright 2026 qvggt_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Write a bundle: the three graphs, golden windows and the manifest; whole or not at all."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import platform
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnxruntime  # type: ignore[import-untyped]
+from numpy.typing import NDArray
+
+from qvggt_ros.engine import open_bundle
+from qvggt_ros.engine.manifest import (
+    GOLDEN_OUTPUTS,
+    MANIFEST_FILE,
+    SCHEMA_VERSION,
+    GoldenInfo,
+    GraphInfo,
+    Manifest,
+    file_digest,
+    write_manifest,
+)
+from qvggt_ros.engine.self_check import self_check
+from qvggt_ros.errors import BundleError, UsageError
+from qvggt_ros.export.golden import Windows, check_windows, golden_arrays
+from qvggt_ros.export.onnx_export import GraphSpec, export_graph, graph_specs
+from qvggt_ros.vggt.model import VGGT
+
+GOLDEN_FILE = 'golden.npz'
+# A trained model's weights may live in the bundle's folder; they outlive a new build.
+KEPT_FILES = ('model.safetensors',)
+# Largest allowed max |difference| / max |reference| of an engine; another CPU's kernels add up
+# in another order, wrong ones are off by far more.
+FLOAT_TOLERANCES = {'pose_enc': 1e-3, 'depth': 1e-3, 'depth_conf': 1e-3}
+RECORDED_TOOLS = ('torch', 'onnx', 'onnxruntime', 'onnxscript', 'numpy')
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class BundleSource:
+    """Where a bundle comes from, for its manifest.
+
+    Attributes:
+        model: the network's name.
+        checkpoint: where its weights came from, for people.
+        checkpoint_sha256: digest of that file or of the weights.
+
+    """
+
+    model: str
+    checkpoint: str
+    checkpoint_sha256: str
+
+
+def write_bundle(
+    model: VGGT,
+    out_dir: Path,
+    source: BundleSource,
+    golden_images: Windows,
+    attention: str = 'fused',
+    progress: Progress = lambda step: None,
+) -> Manifest:
+    """Export a float network as a bundle, let ONNX Runtime prove it, and put it in place.
+
+    Args:
+        model: in evaluation mode, float32, on the CPU.
+        out_dir: the bundle's folder; its name is the bundle's. A bundle already there is
+            replaced; a folder of anything else is refused.
+        source: what the manifest says about the weights.
+        golden_images: [n, S, H, W, 3] RGB; they decide window size and image size.
+        attention: spelling, see `onnx_export.SPELLINGS`.
+        progress: told about each step before it begins.
+
+    Raises:
+        UsageError: the folder or the images cannot be used; EngineError, BundleError: the
+            graphs do not compute what the network computes. Nothing is left behind then.
+
+    """
+    out_dir = Path(out_dir).absolute()
+    _check_target(out_dir)
+    frames, size = golden_images.shape[1], golden_images.shape[2:4]
+    check_windows(golden_images, frames, size)
+    out_dir.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f'.{out_dir.name}.', dir=out_dir.parent))
+    try:
+        work.chmod(0o755)
+        graphs = {
+            spec.name: _export(spec, work, attention, progress)
+            for spec in graph_specs(model, size)
+        }
+        progress('golden windows')
+        golden = _write_golden(work, golden_arrays(model, golden_images))
+        manifest = Manifest(
+            schema_version=SCHEMA_VERSION,
+            name=out_dir.name,
+            model=source.model,
+            model_config=model.config.to_dict(),
+            checkpoint=source.checkpoint,
+            checkpoint_sha256=source.checkpoint_sha256,
+            precision='fp32',
+            method='none',
+            attention=attention,
+            window_frames=frames,
+            image_width=size[1],
+            image_height=size[0],
+            patch_size=model.config.patch_size,
+            graphs=graphs,
+            golden=golden,
+            tool_versions=tool_versions(),
+        )
+        progress('self-check with ONNX Runtime')
+        manifest = _proven(work, manifest)
+        _put_in_place(work, out_dir)
+    except OSError as error:
+        raise BundleError(f'{out_dir}: cannot be written: {error}') from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return manifest
+
+
+def tool_versions() -> dict[str, str]:
+    """Return the versions of what made the bundle."""
+    versions = {name: importlib.metadata.version(name) for name in RECORDED_TOOLS}
+    return {'python': platform.python_version(), **versions}
+
+
+def _export(spec: GraphSpec, work: Path, attention: str, progress: Progress) -> GraphInfo:
+    """Write one graph and describe it."""
+    progress(f'{spec.name} graph')
+    path = work / f'{spec.name}.onnx'
+    data = export_graph(spec, path, attention)
+    return GraphInfo(
+        file=path.name,
+        sha256=file_digest(path),
+        inputs=spec.inputs,
+        outputs=spec.outputs,
+        data_file=None if data is None else data.name,
+        data_sha256=None if data is None else file_digest(data),
+    )
+
+
+def _write_golden(work: Path, arrays: dict[str, NDArray[np.generic]]) -> GoldenInfo:
+    path = work / GOLDEN_FILE
+    np.savez_compressed(path, allow_pickle=False, **arrays)
+    return GoldenInfo(
+        file=path.name,
+        sha256=file_digest(path),
+        tolerances=dict(FLOAT_TOLERANCES),
+        errors=dict.fromkeys(GOLDEN_OUTPUTS, 0.0),
+    )
+
+
+def _proven(work: Path, manifest: Manifest) -> Manifest:
+    """Run the bundle's self-check and return the manifest with the errors that it measured."""
+    write_manifest(work, manifest)
+    engine = open_bundle(work, self_check=False)
+    errors = self_check(engine, work, f'ONNX Runtime {onnxruntime.__version__}')
+    manifest = dataclasses.replace(
+        manifest, golden=dataclasses.replace(manifest.golden, errors=errors)
+    )
+    write_manifest(work, manifest)
+    return manifest
+
+
+def _check_target(out_dir: Path) -> None:
+    """Refuse to replace anything but a bundle (or a folder that only holds weights)."""
+    if not out_dir.exists():
+        return
+    if not out_dir.is_dir():
+        raise UsageError(f'{out_dir}: is a file; give a folder for the bundle')
+    names = {item.name for item in out_dir.iterdir()}
+    if MANIFEST_FILE not in names and names - set(KEPT_FILES):
+        raise UsageError(f'{out_dir}: holds other files than a bundle; give another folder')
+
+
+def _put_in_place(work: Path, out_dir: Path) -> None:
+    """Swap the finished folder for the one that was there, keeping a trained model's weights."""
+    for name in KEPT_FILES:
+        if (out_dir / name).is_file():
+            shutil.copy2(out_dir / name, work / name)
+    if not out_dir.exists():
+        work.rename(out_dir)
+        return
+    old = work.with_name(f'{work.name}.old')
+    out_dir.rename(old)
+    try:
+        work.rename(out_dir)
+    except OSError:
+        old.rename(out_dir)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
