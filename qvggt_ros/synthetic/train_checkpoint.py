@@ -1,0 +1,99 @@
+# Copyright 2026 qvggt_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""A training run on disk: one safetensors file that appears whole or not at all.
+
+It holds weights, their moving average, the optimiser's moments and the counters, so that a run
+goes on with the step at which it was saved.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from qvggt_ros.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Counters of a run, summed over its sessions."""
+
+    step: int = 0
+    windows: int = 0
+    sequences: int = 0
+    seconds: float = 0.0
+
+
+def save_run(
+    path: Path,
+    tensors: dict[str, dict[str, Tensor]],
+    progress: Progress,
+    model_config: dict[str, Any],
+) -> None:
+    """Write groups of tensors and the counters; replaces an older file in one step."""
+    flat = {
+        f'{group}/{name}': tensor.detach().contiguous().cpu()
+        for group, named in tensors.items()
+        for name, tensor in named.items()
+    }
+    metadata = {
+        'progress': json.dumps(asdict(progress)),
+        'model_config': json.dumps(model_config),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + '.partial')
+    save_file(flat, partial, metadata=metadata)
+    os.replace(partial, path)
+
+
+def load_run(path: Path) -> tuple[dict[str, dict[str, Tensor]], Progress, dict[str, Any]]:
+    """Read what `save_run` wrote: groups of tensors, counters, model configuration."""
+    groups: dict[str, dict[str, Tensor]] = {}
+    try:
+        with safe_open(path, framework='pt') as file:
+            metadata = file.metadata() or {}
+            for key in file.keys():  # noqa: SIM118 (not a dict)
+                group, _, name = key.partition('/')
+                groups.setdefault(group, {})[name] = file.get_tensor(key)
+        progress = Progress(**json.loads(metadata['progress']))
+        return groups, progress, json.loads(metadata['model_config'])
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f'{path}: not a training checkpoint of this project ({error})'
+        ) from error
+
+
+def optimizer_tensors(
+    optimizer: torch.optim.Optimizer, names: dict[int, str]
+) -> dict[str, Tensor]:
+    """Moments of AdamW by parameter name, for `save_run`."""
+    tensors: dict[str, Tensor] = {}
+    for group in optimizer.param_groups:
+        for parameter in group['params']:
+            for key, value in optimizer.state.get(parameter, {}).items():
+                tensors[f'{names[id(parameter)]}:{key}'] = torch.as_tensor(value)
+    return tensors
+
+
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer, names: dict[int, str], tensors: dict[str, Tensor]
+) -> None:
+    """Put the moments back; parameters without saved moments start afresh."""
+    for group in optimizer.param_groups:
+        for parameter in group['params']:
+            prefix = f'{names[id(parameter)]}:'
+            state = {
+                key.removeprefix(prefix): value.to(parameter.device)
+                for key, value in tensors.items()
+                if key.startswith(prefix)
+            }
+            if state:
+                optimizer.state[parameter] = state

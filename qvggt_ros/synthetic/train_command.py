@@ -1,0 +1,137 @@
+# Copyright 2026 qvggt_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""`qvggt synth train`: train the demo model, for as long as there is time."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import Progress as ProgressBar
+from rich.progress import TextColumn, TimeRemainingColumn
+from torch import Tensor
+
+from qvggt_ros.errors import UsageError
+from qvggt_ros.evaluation.accuracy import SYNTHETIC_BATCH, WindowBatch, evaluate, torch_predictor
+from qvggt_ros.synthetic.seeds import TEST_SEEDS_FROM, training_seeds
+from qvggt_ros.synthetic.sequences import MotionConfig, render_batch
+from qvggt_ros.synthetic.train_checkpoint import Progress
+from qvggt_ros.synthetic.train_config import TrainConfig
+from qvggt_ros.synthetic.training import Trainer
+from qvggt_ros.synthetic.window_source import Renderer
+from qvggt_ros.vggt import VGGT, VGGTConfig, save_checkpoint
+
+# Rooms that are neither trained on nor tested with: the periodic validation looks at them.
+VALIDATION_SEED = 0
+VALIDATION_FRAMES = 4
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument('--run', type=Path, required=True, help='run file; resumed if it exists')
+    parser.add_argument('--minutes', type=float, required=True, help='length of this run')
+    parser.add_argument('--out', type=Path, help='write the averaged model here (.safetensors)')
+    parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
+    parser.add_argument('--cooldown', action='store_true', help='let the learning rate fall to 0')
+    parser.add_argument('--learning-rate', type=float, default=TrainConfig.learning_rate)
+    parser.add_argument('--frames-per-step', type=int, default=TrainConfig.frames_per_step)
+    parser.add_argument('--ring', type=int, default=TrainConfig.ring_sequences)
+    parser.add_argument('--uses-per-window', type=float, default=TrainConfig.uses_per_window)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train; resumes where the run file ends."""
+    if args.minutes <= 0:
+        raise UsageError(f'--minutes {args.minutes}: must be positive')
+    config = TrainConfig(
+        learning_rate=args.learning_rate,
+        frames_per_step=args.frames_per_step,
+        ring_sequences=args.ring,
+        uses_per_window=args.uses_per_window,
+    )
+    model_config = VGGTConfig.demo()
+    renderer = _renderer(model_config, args.device)
+    trainer = Trainer(model_config, config, renderer, args.run, args.device)
+    history = args.run.with_suffix('.jsonl')
+    console = Console()
+    with ProgressBar(
+        TextColumn('{task.description}'), TimeRemainingColumn(), console=console
+    ) as bar:
+        task = bar.add_task('rendering the first rooms', total=60 * args.minutes)
+        begun = trainer.progress.seconds
+
+        def report(progress: Progress, means: dict[str, float]) -> None:
+            bar.update(
+                task, completed=progress.seconds - begun, description=_line(progress, means)
+            )
+            _append(history, {'kind': 'loss', **_counters(progress), **means})
+
+        def validate(model: VGGT, progress: Progress) -> None:
+            figures = evaluate(
+                torch_predictor(model, args.device), _validation_batches(model_config, config)
+            )
+            _append(history, {'kind': 'validation', **_counters(progress), **figures})
+            shown = ' '.join(f'{name} {value:.3g}' for name, value in figures.items())
+            console.print(f'{progress.windows} windows: {shown}')
+            if args.out:
+                save_checkpoint(args.out, model)
+
+        trainer.run(args.minutes, report, validate, args.cooldown)
+    return 0
+
+
+def _renderer(model_config: VGGTConfig, device: str) -> Renderer:
+    """Render training rooms at the model's size; sequence number = scene number."""
+
+    def render(first: int, count: int, frames: int, step_scale: float) -> tuple[Tensor, ...]:
+        batch = render_batch(
+            training_seeds(first, count),
+            frames,
+            model_config.pretrain_width,
+            model_config.pretrain_height,
+            device=device,
+            motion=MotionConfig(most=step_scale, shuffled=0.0),
+        )
+        return batch.images, batch.depth_m, batch.camera_from_world, batch.intrinsics
+
+    return render
+
+
+def _validation_batches(model_config: VGGTConfig, config: TrainConfig) -> Iterator[WindowBatch]:
+    last = min(VALIDATION_SEED + config.validation_windows, TEST_SEEDS_FROM)
+    for start in range(VALIDATION_SEED, last, SYNTHETIC_BATCH):
+        batch = render_batch(
+            range(start, min(start + SYNTHETIC_BATCH, last)),
+            VALIDATION_FRAMES,
+            model_config.pretrain_width,
+            model_config.pretrain_height,
+        )
+        yield WindowBatch(
+            images=batch.images.numpy(),
+            camera_from_world=batch.camera_from_world.double().numpy(),
+            depth=batch.depth_m.numpy(),
+        )
+
+
+def _counters(progress: Progress) -> dict[str, float]:
+    return {
+        'step': progress.step,
+        'windows': progress.windows,
+        'minutes': round(progress.seconds / 60, 3),
+    }
+
+
+def _line(progress: Progress, means: dict[str, float]) -> str:
+    shown = ('camera', 'depth', 'matching', 'flow', 'flow_patches', 'draw_ms', 'step_ms')
+    values = ' '.join(f'{name} {means[name]:.3f}' for name in shown if name in means)
+    return f'{progress.windows} windows  {values}'
+
+
+def _append(path: Path, entry: dict[str, object]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open('a') as file:
+        file.write(json.dumps(entry) + '\n')
