@@ -23,7 +23,6 @@ from env_machine import SetupError
 PIP_WHEEL = 'pip-26.3-py3-none-any.whl'
 PIP_WHEEL_SHA256 = 'f3b60b20ffaadd4415ed7957212a38ac63fa4c5fa375bd0f4a797777940fad13'
 PROGRESS_EVERY_S = 5.0
-TELLING = re.compile(r'\s*(Collecting|Downloading|Building|Installing|Using cached) ?(.*)')
 
 
 def create_environment(python: str, venv: Path) -> None:
@@ -82,6 +81,8 @@ def pip_install(venv: Path, arguments: list[str], log_file: Path) -> bool:
     """
     python = str(venv / 'bin' / 'python')
     command = [python, '-m', 'pip', 'install', '--disable-pip-version-check', '--no-input']
+    # Most of what is installed is never imported: let the first import compile it.
+    command.append('--no-compile')
     return run_with_progress([*command, *arguments], log_file, _pip_environment())
 
 
@@ -95,7 +96,7 @@ def run_with_progress(
     lines: queue.Queue[str | None] = queue.Queue()
     threading.Thread(target=_read_lines, args=(process, lines), daemon=True).start()
     started = shown = time.monotonic()
-    doing = ''
+    doing = 'starting'
     with log_file.open('a') as log:
         log.write(f'\n$ {" ".join(command)}\n')
         while True:
@@ -121,11 +122,15 @@ def _read_lines(process: subprocess.Popen[str], lines: queue.Queue[str | None]) 
 
 
 def _told(line: str) -> str:
-    """Return what a line of pip's (or ninja's) output says is being done, '' if nothing."""
-    match = TELLING.match(line)
-    if match:
-        return f'{match.group(1)} {match.group(2)}'[:88]
-    return line.strip()[:88] if re.match(r'\[\d+/\d+\] ', line) else ''
+    """Return in a few words what a line of pip's or ninja's output says is being done."""
+    installing = re.match(r'Installing collected packages: (.*)', line)
+    if installing:
+        return f'installing {installing.group(1).count(",") + 1} packages'
+    downloading = re.match(r'\s*Downloading ([^-\s]+)\S* (\(.*\))', line)
+    if downloading:
+        return f'downloading {downloading.group(1)} {downloading.group(2)}'
+    other = re.match(r'(Collecting [^ (]+|-- Found \S+|\[\d+/\d+\] \w+ \w+)', line)
+    return other.group(1).lstrip('- ').lower() if other else ''
 
 
 def _pip_environment() -> dict[str, str]:
