@@ -10,14 +10,17 @@ so a ray is inside from `near` to `far`, and the nearest `near` wins.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from qvggt_ros.synthetic import scene
-from qvggt_ros.synthetic.scene import Rooms
+from qvggt_ros.synthetic.scene import SLOTS, Rooms
 from qvggt_ros.synthetic.seeds import FloatArray
+
+WindowArray = npt.NDArray[np.int64]
 
 # A depth and the slot it belongs to travel in one int32: positive float32 order like their bits,
 # and the lowest six bits (8e-6 of the depth) carry the slot. Measured four times faster than
@@ -52,6 +55,17 @@ class Rays:
     slot: torch.Tensor  # [B, S, SLOTS, 3, 3], unit shape of the slot from camera
     origin: torch.Tensor  # [B, S, SLOTS, 3], the camera centre in the slot's unit frame
     height_m: torch.Tensor  # [B, SLOTS], half heights
+    windows: WindowArray  # [B, SLOTS, 4], rows and columns that a slot may cover, on the host
+
+    def part(self, batch: slice) -> Rays:
+        """Return the rays of some sequences of the batch."""
+        return Rays(*(getattr(self, f.name)[batch] for f in fields(self)))
+
+    def cropped(self, window: WindowArray) -> Rays:
+        """Return the rays of a window: first row, row after the last, columns likewise."""
+        top, bottom, left, right = (int(edge) for edge in window)
+        column, row = self.column[..., left:right], self.row[:, :, top:bottom]
+        return replace(self, column=column, row=row)
 
     def direction(self, matrix: torch.Tensor, axis: int) -> torch.Tensor:
         """Return one component of all directions, [B, S, H, W], from matrices [B, S, 3, 3]."""
@@ -98,27 +112,87 @@ def make_rays(
         slot=to_device(slot),
         origin=to_device(origin),
         height_m=to_device(rooms.half_m[:, :, 2]),
+        windows=_windows(rooms, cameras, columns, rows),
     )
+
+
+def _windows(rooms: Rooms, cameras: Cameras, columns: FloatArray, rows: FloatArray) -> WindowArray:
+    """Return which rows and columns each slot may cover in any frame, from its eight corners."""
+    signs = np.array(np.meshgrid((-1, 1), (-1, 1), (-1, 1))).reshape(3, 8)
+    x, y, z = (rooms.half_m[:, :, axis, None] * signs[axis] for axis in range(3))
+    cosine, sine = rooms.yaw_cos[..., None], rooms.yaw_sin[..., None]
+    corners = np.stack([cosine * x - sine * y, sine * x + cosine * y, z], axis=-1)
+    corners = corners + rooms.centre_m[:, :, None]
+    offset = corners[:, None] - cameras.centre_m[:, :, None, None]
+    turn = cameras.rotation[:, :, None, None]
+    local = [
+        turn[..., 0, k] * offset[..., 0]
+        + turn[..., 1, k] * offset[..., 1]
+        + turn[..., 2, k] * offset[..., 2]
+        for k in range(3)
+    ]
+    ahead = local[2] > _NEAREST_M
+    whole = ahead.any(axis=3) & ~ahead.all(axis=3)
+    windows = np.empty((*rooms.half_m.shape[:2], 4), dtype=np.int64)
+    for first, axis, pixels in ((0, 1, rows), (2, 0, columns)):
+        focal = cameras.focal_px[:, axis, None, None, None]
+        place = focal * local[axis] / np.where(ahead, local[2], 1.0)
+        low = np.where(ahead, place, np.inf).min(axis=3)
+        high = np.where(ahead, place, -np.inf).max(axis=3)
+        low = np.where(whole, -np.inf, low).min(axis=1)
+        high = np.where(whole, np.inf, high).max(axis=1)
+        # A pixel of margin on either side absorbs all rounding.
+        windows[..., first] = np.searchsorted(pixels, low - 1.0)
+        windows[..., first + 1] = np.searchsorted(pixels, high + 1.0)
+    return windows
 
 
 def cast(rays: Rays) -> tuple[torch.Tensor, torch.Tensor]:
     """Return z-depth in metres (float32) and the slot hit (int32), both [B, S, H, W]."""
-    inverse_z = _inverse(rays.direction(rays.world, 2))
-    steep_z = inverse_z.abs()
-
-    def box(slot: int) -> tuple[torch.Tensor, torch.Tensor]:
-        return _box(rays, slot, inverse_z, steep_z)
-
-    nearest = _room_with_niches(box)
-    for slot in range(scene.FIRST_BOX, scene.FIRST_CYLINDER):
-        near, far = box(slot)
-        _keep_nearest(nearest, slot, near, far, None)
-    for slot in range(scene.FIRST_CYLINDER, scene.FIRST_ELLIPSOID):
-        _keep_nearest(nearest, slot, *_cylinder(rays, slot, inverse_z, steep_z))
-    for slot in range(scene.FIRST_ELLIPSOID, scene.FIRST_NICHE):
-        _keep_nearest(nearest, slot, *_ellipsoid(rays, slot))
+    if rays.column.device.type == 'cpu':
+        # Room by room, each slot only where it may be seen: a third of the work, the same bits.
+        rooms = [_nearest(rays.part(slice(b, b + 1)), True) for b in range(len(rays.column))]
+        nearest = torch.cat(rooms)
+    else:
+        nearest = _nearest(rays, False)
     slot_hit = nearest & _SLOT_MASK
     return (nearest & ~_SLOT_MASK).view(torch.float32), slot_hit
+
+
+def _nearest(rays: Rays, windowed: bool) -> torch.Tensor:
+    """Return packed depths and slots; `windowed` is for a batch of one."""
+    vertical = _inverse(rays.direction(rays.world, 2))
+    steep = vertical.abs()
+    room = _box(_View(rays, vertical, steep), 0)[1]
+    nearest = _pack(room.clone(), 0)
+    for slot in (*range(scene.FIRST_NICHE, SLOTS), *range(scene.FIRST_BOX, scene.FIRST_NICHE)):
+        if not windowed:
+            view, part, wall = _View(rays, vertical, steep), nearest, room
+        else:
+            top, bottom, left, right = (int(edge) for edge in rays.windows[0, slot])
+            if top >= bottom or left >= right:
+                continue
+            window = (..., slice(top, bottom), slice(left, right))
+            view = _View(rays.cropped(rays.windows[0, slot]), vertical[window], steep[window])
+            part, wall = nearest[window], room[window]
+        if slot >= scene.FIRST_NICHE:
+            _open_niche(part, slot, wall, *_box(view, slot))
+        elif slot < scene.FIRST_CYLINDER:
+            _keep_nearest(part, slot, *_box(view, slot), None)
+        elif slot < scene.FIRST_ELLIPSOID:
+            _keep_nearest(part, slot, *_cylinder(view, slot))
+        else:
+            _keep_nearest(part, slot, *_ellipsoid(view, slot))
+    return nearest
+
+
+@dataclass(frozen=True)
+class _View:
+    """Rays with the inverse of their vertical component, which all slots share."""
+
+    rays: Rays
+    inverse_z: torch.Tensor
+    steep_z: torch.Tensor
 
 
 def _spread(value: torch.Tensor) -> torch.Tensor:
@@ -138,20 +212,17 @@ def _slab(origin: torch.Tensor, direction: torch.Tensor) -> tuple[torch.Tensor, 
     return middle - reach, middle.add_(reach)
 
 
-def _height_slab(
-    rays: Rays, slot: int, inverse_z: torch.Tensor, steep_z: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Like _slab for the vertical axis, whose directions all slots share."""
-    half = rays.height_m[:, slot, None]
-    middle = inverse_z * _spread(-(rays.origin[:, :, slot, 2] * half))
-    reach = steep_z * _spread(half.expand(-1, rays.origin.shape[1]))
+def _height_slab(view: _View, slot: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Like _slab for the vertical axis."""
+    origin, half = view.rays.origin[:, :, slot, 2], view.rays.height_m[:, slot, None]
+    middle = view.inverse_z * _spread(-(origin * half))
+    reach = view.steep_z * half[:, :, None, None]
     return middle - reach, middle.add_(reach)
 
 
-def _box(
-    rays: Rays, slot: int, inverse_z: torch.Tensor, steep_z: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    near, far = _height_slab(rays, slot, inverse_z, steep_z)
+def _box(view: _View, slot: int) -> tuple[torch.Tensor, torch.Tensor]:
+    rays = view.rays
+    near, far = _height_slab(view, slot)
     for axis in range(2):
         direction = rays.direction(rays.slot[:, :, slot], axis)
         enter, leave = _slab(rays.origin[:, :, slot, axis], direction)
@@ -159,9 +230,8 @@ def _box(
     return near, far
 
 
-def _cylinder(
-    rays: Rays, slot: int, inverse_z: torch.Tensor, steep_z: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _cylinder(view: _View, slot: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    rays = view.rays
     matrix = rays.slot[:, :, slot]
     x, y = rays.direction(matrix, 0), rays.direction(matrix, 1)
     origin_x = _spread(rays.origin[:, :, slot, 0])
@@ -171,11 +241,12 @@ def _cylinder(
     along = (origin_x * x).add_(origin_y * y)
     # |d|^2 - |o x d|^2 loses less to cancellation than b^2 - a c.
     enter, leave, miss = _quadratic(square, along, square - across.mul_(across))
-    near, far = _height_slab(rays, slot, inverse_z, steep_z)
+    near, far = _height_slab(view, slot)
     return torch.maximum(near, enter), torch.minimum(far, leave), miss
 
 
-def _ellipsoid(rays: Rays, slot: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _ellipsoid(view: _View, slot: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    rays = view.rays
     x, y, z = (rays.direction(rays.slot[:, :, slot], axis) for axis in range(3))
     ox, oy, oz = (_spread(rays.origin[:, :, slot, axis]) for axis in range(3))
     square = (x * x).add_(y * y).add_(z * z)
@@ -218,14 +289,11 @@ def _keep_nearest(
     torch.minimum(nearest, _pack(near, slot), out=nearest)
 
 
-def _room_with_niches(box) -> torch.Tensor:  # type: ignore[no-untyped-def]
-    """Rays end at the room's walls, or at a niche's where they pass through its mouth."""
-    _, room = box(0)
-    nearest = _pack(room.clone(), 0)
-    for slot in range(scene.FIRST_NICHE, scene.SLOTS):
-        near, far = box(slot)
-        # The mouth lies in the wall: entered at the wall up to rounding, left well beyond it.
-        slack = room * 1e-5 + 1e-5
-        through = (near <= room + slack) & (far > room + 2.0 * slack)
-        nearest = torch.where(through, _pack(far, slot), nearest)
-    return nearest
+def _open_niche(
+    nearest: torch.Tensor, slot: int, room: torch.Tensor, near: torch.Tensor, far: torch.Tensor
+) -> None:
+    """Let rays that pass a niche's mouth end at the niche's walls instead of the room's."""
+    # The mouth lies in the wall: entered at the wall up to rounding, left well beyond it.
+    slack = room * 1e-5 + 1e-5
+    through = (near <= room + slack) & (far > room + 2.0 * slack)
+    nearest.copy_(torch.where(through, _pack(far, slot), nearest))

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from qvggt_ros.errors import UsageError
 from qvggt_ros.evaluation.accuracy import SYNTHETIC_BATCH, WindowBatch, evaluate, torch_predictor
+from qvggt_ros.synthetic.cpu import keep_freed_memory
 from qvggt_ros.synthetic.seeds import TEST_SEEDS_FROM, training_seeds
 from qvggt_ros.synthetic.sequences import MotionConfig, render_batch
 from qvggt_ros.synthetic.train_checkpoint import Progress
@@ -53,6 +54,7 @@ def run(args: argparse.Namespace) -> int:
         ring_sequences=args.ring,
         uses_per_window=args.uses_per_window,
     )
+    keep_freed_memory()
     model_config = VGGTConfig.demo()
     renderer = _renderer(model_config, args.device)
     trainer = Trainer(model_config, config, renderer, args.run, args.device)

@@ -99,9 +99,9 @@ class Trainer:
             cooldown: let the learning rate fall to zero over this run.
 
         """
+        self.source.refill(self.config.stage(self.progress.windows))
         started = last_report = last_save = last_validation = time.monotonic()
         session_start = self.progress
-        self.source.refill(self.config.stage(self.progress.windows))
         figures = RunningFigures()
         while (elapsed := time.monotonic() - started) < 60 * minutes:
             share_done = elapsed / (60 * minutes)
