@@ -8,6 +8,7 @@ import hashlib
 import os
 import queue
 import re
+import shutil
 import subprocess
 import tempfile
 import threading
@@ -41,7 +42,11 @@ def create_environment(python: str, venv: Path) -> None:
             f'({reason[-1] if reason else "no reason given"}): `sudo apt install python3-venv`'
         )
     if not can_bring_pip:
-        _bring_pip(venv)
+        try:
+            _bring_pip(venv)
+        except BaseException:
+            shutil.rmtree(venv)
+            raise
 
 
 def _bring_pip(venv: Path) -> None:

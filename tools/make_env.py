@@ -73,10 +73,11 @@ class Environment:
 
     def is_usable(self) -> bool:
         """Say whether the environment is where and what it was made to be."""
-        made_here = self._stamp().get('identity', self._identity) == self._identity
-        return made_here and python_version(str(self.venv / 'bin' / 'python')) == python_version(
-            self.python
-        )
+        if python_version(str(self.venv / 'bin' / 'python')) != python_version(self.python):
+            return False
+        if self._stamp():
+            return self._stamp().get('identity') == self._identity
+        return any(self.venv.glob('lib/python3.*/site-packages/pip'))
 
     def has(self, step: Step) -> bool:
         """Say whether a step was done, from the same inputs."""
