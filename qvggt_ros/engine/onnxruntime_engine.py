@@ -90,9 +90,9 @@ def _load(path: Path, threads: int) -> onnxruntime.InferenceSession:
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = 3
-    # Threads wait actively within a run, where it saves latency, and never between runs: the
-    # robot's other work needs those cores.
-    options.add_session_config_entry('session.force_spinning_stop', '1')
+    # Threads sleep while they wait: the robot's other work needs the cores, and on a busy machine
+    # active waiting doubled the latency.
+    options.add_session_config_entry('session.intra_op.allow_spinning', '0')
     try:
         return onnxruntime.InferenceSession(
             str(path), sess_options=options, providers=['CPUExecutionProvider']
