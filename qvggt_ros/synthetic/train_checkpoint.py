@@ -9,7 +9,6 @@ goes on with the step at which it was saved.
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from qvggt_ros.errors import CheckpointError
+from qvggt_ros.files import whole_file
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,8 @@ def save_run(
         'progress': json.dumps(asdict(progress)),
         'model_config': json.dumps(model_config),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + '.partial')
-    save_file(flat, partial, metadata=metadata)
-    os.replace(partial, path)
+    with whole_file(path) as file:
+        save_file(flat, file, metadata=metadata)
 
 
 def load_run(path: Path) -> tuple[dict[str, dict[str, Tensor]], Progress, dict[str, Any]]:

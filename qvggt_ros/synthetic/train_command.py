@@ -19,11 +19,12 @@ from qvggt_ros.errors import UsageError
 from qvggt_ros.evaluation.accuracy import SYNTHETIC_BATCH, WindowBatch, evaluate, torch_predictor
 from qvggt_ros.synthetic.cpu import keep_freed_memory
 from qvggt_ros.synthetic.seeds import TEST_SEEDS_FROM, training_seeds
-from qvggt_ros.synthetic.sequences import MotionConfig, render_batch
+from qvggt_ros.synthetic.sequences import render_batch
 from qvggt_ros.synthetic.train_checkpoint import Progress
 from qvggt_ros.synthetic.train_config import TrainConfig
 from qvggt_ros.synthetic.training import Trainer
 from qvggt_ros.synthetic.window_source import Renderer
+from qvggt_ros.synthetic.windows import WINDOW_MOTION, training_motion
 from qvggt_ros.vggt import VGGT, VGGTConfig, save_checkpoint
 
 # Rooms that are neither trained on nor tested with: the periodic validation looks at them.
@@ -89,14 +90,14 @@ def run(args: argparse.Namespace) -> int:
 def _renderer(model_config: VGGTConfig, device: str) -> Renderer:
     """Render training rooms at the model's size; sequence number = scene number."""
 
-    def render(first: int, count: int, frames: int, step_scale: float) -> tuple[Tensor, ...]:
+    def render(first: int, count: int, frames: int, most_motion: float) -> tuple[Tensor, ...]:
         batch = render_batch(
             training_seeds(first, count),
             frames,
             model_config.pretrain_width,
             model_config.pretrain_height,
             device=device,
-            motion=MotionConfig(most=step_scale, shuffled=0.0),
+            motion=training_motion(most_motion),
         )
         return batch.images, batch.depth_m, batch.camera_from_world, batch.intrinsics
 
@@ -111,6 +112,7 @@ def _validation_batches(model_config: VGGTConfig, config: TrainConfig) -> Iterat
             VALIDATION_FRAMES,
             model_config.pretrain_width,
             model_config.pretrain_height,
+            motion=WINDOW_MOTION,
         )
         yield WindowBatch(
             images=batch.images.numpy(),
