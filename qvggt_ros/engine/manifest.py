@@ -134,9 +134,10 @@ def read_manifest(folder: Path, verify_files: bool = True) -> Manifest:
     path = Path(folder) / MANIFEST_FILE
     content = _read_json(path)
     reader = _Reader(str(path))
-    if content.get('schema_version') != SCHEMA_VERSION:
+    version = content.get('schema_version')
+    if type(version) is not int or version != SCHEMA_VERSION:
         raise BundleError(
-            f'{path}: schema_version is {content.get("schema_version")!r}, this version reads '
+            f'{path}: schema_version is {version!r:.80}, this version of qvggt_ros reads '
             f'{SCHEMA_VERSION}; build the bundle again'
         )
     digest = content.pop('manifest_sha256', None)
@@ -322,7 +323,7 @@ class _Reader:
     def file(self, value: object, where: str) -> str:
         """Return a file's bare name: a bundle is flat, and nothing outside it is opened."""
         text: str = self.typed(value, str, where)
-        if not text or text != Path(text).name or '\\' in text or '\0' in text:
+        if text in ('', '.', '..') or set(text) & set('/\\\0'):
             raise self.error(where, f'{text!r:.80} must be the bare name of a file in the bundle')
         return text
 

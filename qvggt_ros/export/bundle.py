@@ -89,10 +89,8 @@ def write_bundle(
     _check_target(out_dir)
     frames, size = golden_images.shape[1], golden_images.shape[2:4]
     check_windows(golden_images, frames, size)
-    out_dir.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f'.{out_dir.name}.', dir=out_dir.parent))
+    work = _work_folder(out_dir)
     try:
-        work.chmod(0o755)
         graphs = {
             spec.name: _export(spec, work, attention, progress)
             for spec in graph_specs(model, size)
@@ -180,6 +178,17 @@ def _check_target(out_dir: Path) -> None:
     names = {item.name for item in out_dir.iterdir()}
     if MANIFEST_FILE not in names and names - set(KEPT_FILES):
         raise UsageError(f'{out_dir}: holds other files than a bundle; give another folder')
+
+
+def _work_folder(out_dir: Path) -> Path:
+    """Make an empty folder beside the bundle, so that the finished one can be renamed."""
+    try:
+        out_dir.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f'.{out_dir.name}.', dir=out_dir.parent))
+        work.chmod(0o755)
+    except OSError as error:
+        raise BundleError(f'{out_dir}: cannot be written: {error}') from error
+    return work
 
 
 def _put_in_place(work: Path, out_dir: Path) -> None:

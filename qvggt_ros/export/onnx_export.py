@@ -17,7 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
+import onnx_ir
 import torch
+from onnxscript.optimizer import optimize_ir
 from torch import Tensor, nn
 
 from qvggt_ros.engine.manifest import TAPS, TensorInfo
@@ -198,9 +200,11 @@ def export_graph(spec: GraphSpec, path: Path, attention: str = 'fused') -> Path 
             dynamic_shapes=shapes,
             input_names=[tensor.name for tensor in spec.inputs],
             output_names=[tensor.name for tensor in spec.outputs],
+            optimize=False,
             verbose=False,
         )
-    assert program is not None  # it is None only for the exporter without dynamo
+        assert program is not None  # it is None only for the exporter without dynamo
+        optimize_ir(program.model, should_fold=_is_weight_transpose)
     weight_bytes = sum(
         tensor.numel() * tensor.element_size() for tensor in spec.module.state_dict().values()
     )
@@ -208,6 +212,13 @@ def export_graph(spec: GraphSpec, path: Path, attention: str = 'fused') -> Path 
     program.save(path, external_data=external)
     check_graph(path, spec)
     return path.with_name(f'{path.name}.data') if external else None
+
+
+def _is_weight_transpose(node: onnx_ir.Node) -> bool | None:
+    """Ask for weights to be stored as MatMul reads them, however many nodes share them."""
+    if node.op_type == 'Transpose' and node.inputs[0] is not None:
+        return True if node.inputs[0].is_initializer() else None
+    return None
 
 
 def check_graph(path: Path, spec: GraphSpec) -> None:
