@@ -24,6 +24,7 @@ import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseWithCovarianceStamped
 from numpy.typing import NDArray
+from rclpy.client import Client
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
@@ -136,7 +137,7 @@ class _Listener(Node):
         )
         self.create_subscription(PointCloud2, f'/{NODE_NAME}/points', self._on_points, many)
         self.create_subscription(DiagnosticArray, '/diagnostics', self._on_diagnostics, many)
-        self.save_map = self.create_client(Trigger, f'/{NODE_NAME}/save_map')
+        self.save_map: Client = self.create_client(Trigger, f'/{NODE_NAME}/save_map')
 
     def _on_pose(self, message: PoseWithCovarianceStamped) -> None:
         heard, pose, stamp = self.heard, message.pose.pose, message.header.stamp

@@ -13,7 +13,6 @@ import torch
 from rich.console import Console
 from rich.progress import Progress as ProgressBar
 from rich.progress import TextColumn, TimeRemainingColumn
-from torch import Tensor
 
 from qvggt_ros.errors import UsageError
 from qvggt_ros.evaluation.accuracy import SYNTHETIC_BATCH, WindowBatch, evaluate, torch_predictor
@@ -23,7 +22,7 @@ from qvggt_ros.synthetic.sequences import render_batch
 from qvggt_ros.synthetic.train_checkpoint import Progress
 from qvggt_ros.synthetic.train_config import TrainConfig
 from qvggt_ros.synthetic.training import Trainer
-from qvggt_ros.synthetic.window_source import Renderer
+from qvggt_ros.synthetic.window_source import Rendered, Renderer
 from qvggt_ros.synthetic.windows import WINDOW_MOTION, training_motion
 from qvggt_ros.vggt import VGGT, VGGTConfig, save_checkpoint
 
@@ -90,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
 def _renderer(model_config: VGGTConfig, device: str) -> Renderer:
     """Render training rooms at the model's size; sequence number = scene number."""
 
-    def render(first: int, count: int, frames: int, most_motion: float) -> tuple[Tensor, ...]:
+    def render(first: int, count: int, frames: int, most_motion: float) -> Rendered:
         batch = render_batch(
             training_seeds(first, count),
             frames,

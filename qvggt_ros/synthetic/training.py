@@ -58,12 +58,13 @@ class Trainer:
             FlowHead(2 * model_config.width) for _ in model_config.taps
         ).to(self.device)
         if self.device.type == 'cpu':
-            self.model.depth_head.to(memory_format=torch.channels_last)
+            # The stubs know this argument only together with others.
+            self.model.depth_head.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             for module in self.model.modules():
                 if isinstance(module, Attention):
                     module.attend = attend_unfused
         self.recorders = [
-            RecordedHead(self.model.aggregator.global_blocks[block].attn, config.matching_head)
+            RecordedHead(self.model.aggregator.global_blocks[block], config.matching_head)
             for block in config.matching_blocks
         ]
         self.average = {
@@ -106,7 +107,7 @@ class Trainer:
         while (elapsed := time.monotonic() - started) < 60 * minutes:
             share_done = elapsed / (60 * minutes)
             self._set_learning_rate(1 - share_done if cooldown else 1.0)
-            terms, seconds = self._timed_step()
+            terms, seconds = self.step_once()
             self.progress = replace(
                 self.progress, seconds=session_start.seconds + time.monotonic() - started
             )
@@ -124,7 +125,7 @@ class Trainer:
         self.save()
         validate(self.averaged_model(), self.progress)
 
-    def _timed_step(self) -> tuple[LossTerms, dict[str, float]]:
+    def step_once(self) -> tuple[LossTerms, dict[str, float]]:
         """Draw windows and take one optimiser step; seconds spent on each."""
         begin = time.monotonic()
         stage = self.config.stage(self.progress.windows)
@@ -264,7 +265,9 @@ class RecordedHead:
     query: Tensor
     key: Tensor
 
-    def __init__(self, attention: Attention, head: int) -> None:
+    def __init__(self, block: nn.Module, head: int) -> None:
+        attention = block.attn
+        assert isinstance(attention, Attention)
         self._head = head
         self._attend_all = attention.attend
         attention.attend = self._attend

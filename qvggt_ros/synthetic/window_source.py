@@ -37,8 +37,10 @@ class Windows:
     intrinsics: Tensor
 
 
-# (index of the first sequence, count, frames, most motion) -> uint8 images and geometry
-Renderer = Callable[[int, int, int, float], tuple[Tensor, Tensor, Tensor, Tensor]]
+# uint8 images [n, f, 3, H, W], depth in metres, camera from world, intrinsics
+Rendered = tuple[Tensor, Tensor, Tensor, Tensor]
+# (number of the first sequence, count, frames, most motion) -> the sequences
+Renderer = Callable[[int, int, int, float], Rendered]
 
 
 class WindowSource:
