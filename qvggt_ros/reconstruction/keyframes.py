@@ -13,13 +13,13 @@ class FrameGate:
     """Lets one frame through, then skips `frame_skip`."""
 
     def __init__(self, frame_skip: int = 0) -> None:
-        self._frame_skip = frame_skip
+        self.frame_skip = frame_skip
         self._until_next = 0
 
     def takes_next(self) -> bool:
         """Return whether the next frame is to be used; each call counts one frame."""
         if self._until_next == 0:
-            self._until_next = self._frame_skip
+            self._until_next = self.frame_skip
             return True
         self._until_next -= 1
         return False
