@@ -83,6 +83,7 @@ class VGGTConfig:
             dpt_channels=(32, 64, 96, 128),
             camera_depth=2,
             camera_heads=4,
+            layer_scale_init=1.0,  # shallow and trained from scratch: nothing to damp
             point_head=False,
             track_head=False,
         )
