@@ -27,11 +27,12 @@ class Stage:
     shuffled_share: float
 
 
-# Two frames and small motion first: matching is learned there and carried over.
+# Two frames first: matching is learned there and carried over to more. Small motion first, as one
+# would think, teaches the attention to look at the same place and nothing else.
 CURRICULUM = (
-    Stage(until_windows=12_000, frames=(2,), most_motion=0.4, shuffled_share=0.0),
-    Stage(until_windows=30_000, frames=(2, 3), most_motion=0.7, shuffled_share=0.1),
-    Stage(until_windows=80_000, frames=(2, 4), most_motion=1.0, shuffled_share=0.2),
+    Stage(until_windows=40_000, frames=(2,), most_motion=1.0, shuffled_share=0.0),
+    Stage(until_windows=80_000, frames=(2, 3), most_motion=1.0, shuffled_share=0.1),
+    Stage(until_windows=160_000, frames=(2, 4), most_motion=1.0, shuffled_share=0.2),
     Stage(until_windows=2**62, frames=(2, 3, 4, 4, 6, 8), most_motion=1.0, shuffled_share=0.2),
 )
 
