@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -200,6 +201,49 @@ def test_a_graph_of_another_kind_is_refused(folder: Path) -> None:
     shutil.copy(folder / 'depth.onnx', folder / 'window.onnx')
     resign(folder, 'window.onnx')
     assert 'inputs are tap_0' in refusal(folder, EngineError)
+
+
+def move_weights_out(folder: Path, location: str) -> Path:
+    """Keep the encoder's weights in a file beside it, as graphs over 2 GB do."""
+    path = folder / 'encoder.onnx'
+    onnx.save(
+        onnx.load(path), path, save_as_external_data=True, location='encoder.onnx.data',
+        size_threshold=1024,
+    )  # fmt: skip
+    data = folder / 'encoder.onnx.data'
+    if location != data.name:
+        proto = onnx.load(path, load_external_data=False)
+        for tensor in proto.graph.initializer:
+            for entry in tensor.external_data:
+                entry.value = location if entry.key == 'location' else entry.value
+        path.write_bytes(proto.SerializeToString())
+        shutil.move(data, folder / location)
+    digest = file_digest(folder / location)
+    edit(
+        folder,
+        lambda content: content['graphs']['encoder'].update(
+            data_file=data.name, data_sha256=digest
+        ),
+    )
+    resign(folder, 'encoder.onnx')
+    return data
+
+
+def test_weights_beside_a_graph_are_checked_too(folder: Path) -> None:
+    data = move_weights_out(folder, 'encoder.onnx.data')
+    open_bundle(folder)
+    content = bytearray(data.read_bytes())
+    content[len(content) // 2] ^= 1
+    data.write_bytes(content)
+    assert 'encoder.onnx.data: its SHA-256' in refusal(folder)
+    data.unlink()
+    assert 'encoder.onnx.data: missing' in refusal(folder)
+
+
+def test_a_graph_that_reads_weights_from_outside_is_refused(folder: Path) -> None:
+    data = move_weights_out(folder, '../weights')
+    shutil.copy(folder / '../weights', data)
+    assert '../weights' in refusal(folder, EngineError)
 
 
 def golden_with(folder: Path, **changes: np.ndarray) -> None:

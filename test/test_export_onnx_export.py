@@ -14,6 +14,7 @@ import torch
 from small_networks import SMALL, SMALL_SIZE, lively
 
 from qvggt_ros.errors import UsageError
+from qvggt_ros.export import onnx_export
 from qvggt_ros.export.onnx_export import (
     OPSET,
     SPELLINGS,
@@ -118,6 +119,26 @@ def test_linear_weights_are_plain_constants_of_matmul(graphs: tuple[str, Graphs]
     blocks = 2 * SMALL.aggregator_depth + iterations * SMALL.camera_depth
     assert len(with_weight) == 4 * blocks + 4 * iterations - 1
     assert len(products) - len(with_weight) == (2 * blocks if spelling == 'pattern' else 0)
+
+
+def test_no_weight_is_stored_twice(model: VGGT, graphs: tuple[str, Graphs]) -> None:
+    _, paths = graphs
+    for spec in graph_specs(model, SMALL_SIZE):
+        weights = sum(value.numel() for value in spec.module.state_dict().values())
+        constants = onnx.load(paths[spec.name]).graph.initializer
+        assert sum(int(np.prod(tensor.dims)) for tensor in constants) < 1.3 * weights + 20_000
+
+
+def test_weights_too_big_for_one_file_lie_beside_it(
+    model: VGGT, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx_export, 'EXTERNAL_DATA_BYTES', 0)
+    path = tmp_path / 'encoder.onnx'
+    assert export_graph(graph_specs(model, SMALL_SIZE)[0], path) == tmp_path / 'encoder.onnx.data'
+    assert sorted(tmp_path.iterdir()) == [path, tmp_path / 'encoder.onnx.data']
+    images = torch.rand(2, 3, *SMALL_SIZE)
+    with torch.inference_mode():
+        assert_close(run(path, images=images)[0], model.encode(images))
 
 
 def test_another_size_than_the_stored_one_is_baked(model: VGGT, tmp_path: Path) -> None:

@@ -86,6 +86,7 @@ def test_save_keeps_weights_and_config(tmp_path: Path) -> None:
     images = torch.rand(1, 2, 3, 28, 35)
     assert torch.equal(model(images)['depth'], again(images)['depth'])
     assert [item.name for item in path.parent.iterdir()] == ['model.safetensors']
+    assert path.stat().st_mode & 0o777 == 0o644
 
 
 def test_saving_under_another_suffix_is_refused(tmp_path: Path) -> None:

@@ -19,11 +19,13 @@ from pathlib import Path
 import onnx
 import onnx_ir
 import torch
+from onnx_ir.passes.common import CommonSubexpressionEliminationPass
 from onnxscript.optimizer import optimize_ir
 from torch import Tensor, nn
 
 from qvggt_ros.engine.manifest import TAPS, TensorInfo
 from qvggt_ros.errors import BundleError, UsageError
+from qvggt_ros.vggt.dpt_head import activate_depth
 from qvggt_ros.vggt.layers import Attend, Attention
 from qvggt_ros.vggt.model import VGGT
 
@@ -81,11 +83,12 @@ class DepthGraph(nn.Module):
 
     def __init__(self, model: VGGT, size: tuple[int, int]) -> None:
         super().__init__()
-        self.model, self.size = model, size
+        # Only the head: what the module holds decides whether its weights fit one file.
+        self.depth_head, self.size = model.depth_head, size
 
     def forward(self, *taps: Tensor) -> tuple[Tensor, Tensor]:
         """Decode frames, each by itself."""
-        return self.model.decode_depth(taps, self.size)
+        return activate_depth(self.depth_head(taps, self.size))
 
 
 def graph_specs(model: VGGT, size: tuple[int, int]) -> tuple[GraphSpec, GraphSpec, GraphSpec]:
@@ -204,6 +207,8 @@ def export_graph(spec: GraphSpec, path: Path, attention: str = 'fused') -> Path 
             verbose=False,
         )
         assert program is not None  # it is None only for the exporter without dynamo
+        # Iterations share their weights: merge the equal transposes before they become constants.
+        CommonSubexpressionEliminationPass()(program.model)
         optimize_ir(program.model, should_fold=_is_weight_transpose)
     weight_bytes = sum(
         tensor.numel() * tensor.element_size() for tensor in spec.module.state_dict().values()

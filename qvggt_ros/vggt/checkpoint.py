@@ -88,6 +88,7 @@ def save_checkpoint(path: Path | str, model: VGGT) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         save_file(state, temporary, metadata={CONFIG_KEY: json.dumps(model.config.to_dict())})
+        temporary.chmod(0o644)  # safetensors writes it for its owner alone
         temporary.replace(path)
     except OSError as error:
         raise CheckpointError(f'{path}: cannot be written: {_line(error)}') from error

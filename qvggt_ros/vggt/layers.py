@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -73,7 +74,7 @@ class LayerScale(nn.Module):
 
     def __init__(self, width: int, init: float) -> None:
         super().__init__()
-        self.gamma = nn.Parameter(Tensor(width).fill_(init))
+        self.gamma = nn.Parameter(torch.full((width,), float(init)))
 
     def forward(self, x: Tensor) -> Tensor:
         """Scale [..., width]."""
