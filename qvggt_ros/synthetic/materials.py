@@ -13,17 +13,13 @@ import numpy as np
 
 from qvggt_ros.synthetic.seeds import Draws, FloatArray
 
-OCTAVES = 6
+OCTAVES = 5
 BLOB_OCTAVES = 3
 
-MATERIAL_FIELDS = (
-    ('dark_r', 'dark_g', 'dark_b')
-    + ('light_r', 'light_g', 'light_b')
-    + ('joint_r', 'joint_g', 'joint_b')
-    + ('turn_cos', 'turn_sin')
-    + ('noise_per_m', 'blob', 'sharpness', 'detail')
-    + ('cells_per_m_u', 'cells_per_m_v', 'row_shift', 'joint_half_m')
-    + ('cell_tone', 'parity', 'disc_radius_m', 'tint', 'emission')
+MATERIAL_FIELDS = tuple(
+    'dark_r dark_g dark_b light_r light_g light_b joint_r joint_g joint_b turn_cos turn_sin '
+    'noise_per_m blob sharpness detail cells_per_m_u cells_per_m_v row_shift joint_half_m '
+    'cell_tone parity disc_radius_m tint emission'.split()
 )
 
 # kind: weight, cell width (m), aspect range, shift, joint half width (m), tone, parity, disc share
@@ -119,7 +115,7 @@ def _turn(draws: Draws, count: int) -> dict[str, FloatArray]:
 def _noise(draws: Draws, count: int, blobs: FloatArray) -> dict[str, FloatArray]:
     sharp = np.where(blobs, draws.uniform(2.5, 8.0, count), draws.uniform(0.8, 3.0, count))
     return {
-        'noise_per_m': draws.uniform(0.7, 2.5, count),
+        'noise_per_m': draws.uniform(0.8, 3.0, count),
         'blob': np.where(blobs, draws.uniform(0.7, 1.3, count), draws.uniform(0.1, 0.8, count)),
         'sharpness': sharp,
         'detail': draws.uniform(0.15, 0.9, count),

@@ -178,7 +178,7 @@ class _Builder:
         )
 
     def free_pieces(self) -> None:
-        """A table or crate and another crate, anywhere and at any angle."""
+        """Put a table or crate and another crate, anywhere and at any angle."""
         draws, count = self.draws, FREE_PIECES
         half_x, half_y = draws.uniform(0.2, 0.7, count), draws.uniform(0.2, 0.5, count)
         half_z = draws.uniform(0.15, 0.5, count)
@@ -255,7 +255,7 @@ class _Builder:
         self.parent[:, slots] = np.where(present, bearer, 0)
 
     def lamp(self) -> None:
-        """A lamp under the ceiling."""
+        """Hang a lamp under the ceiling."""
         draws = self.draws
         radius, tall = draws.uniform(0.12, 0.3, 1), draws.uniform(0.08, 0.2, 1)
         x, y = self._on_floor(1)

@@ -41,7 +41,7 @@ def training_seeds(first: int, count: int) -> IntArray:
     """
     if first < 0 or count < 0 or first + count > TRAINING_SCENES:
         raise UsageError(
-            f'training scenes {first} .. {first + count}: numbers must lie in 0 .. {TRAINING_SCENES}'
+            f'training scenes {first} .. {first + count}: must lie in 0 .. {TRAINING_SCENES}'
         )
     return -1 - (first + np.arange(count, dtype=np.int64))
 

@@ -5,22 +5,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from qvggt_ros.synthetic.seeds import Draws, FloatArray, IntArray
-from qvggt_ros.synthetic.textures import high_unit, low_unit, mixed_
+from qvggt_ros.synthetic.textures import next_, scrambled_, share
 
 _DRAWS = 64
+_METER_STEPS = 1024.0
+_BRIGHTEST = 4.0
+_DARKEST = 0.02
 
 
 @dataclass(frozen=True)
 class Lens:
     """Sensor settings of B sequences of S frames."""
 
-    gain: FloatArray  # [B, S, 3], exposure times white balance
+    target: FloatArray  # [B, S, 3], brightness aimed at, times white balance
+    haste: FloatArray  # [B], how far exposure follows the frame and not the sequence, 0 .. 1
     vignetting: FloatArray  # [B], share lost in the corners
     gamma: FloatArray  # [B], 0 linear .. 1 square root
     noise: FloatArray  # [B], amplitude of the noise as a share of full scale
@@ -29,53 +33,96 @@ class Lens:
 
     def part(self, rows: slice) -> Lens:
         """Return some sequences of the batch."""
-        values = self.gain, self.vignetting, self.gamma, self.noise, self.softness
-        return Lens(*(value[rows] for value in values), self.frame_number)
+        return Lens(*(v[rows] for v in self._per_sequence()), self.frame_number)
+
+    def frames(self, frames: slice) -> Lens:
+        """Return some frames of the sequences."""
+        return replace(self, target=self.target[:, frames], frame_number=self.frame_number[frames])
+
+    def _per_sequence(self) -> tuple[FloatArray, ...]:
+        return self.target, self.haste, self.vignetting, self.gamma, self.noise, self.softness
 
 
-def draw_lens(seeds: Sequence[int] | IntArray, frames: int, first_frame: int = 0) -> Lens:
-    """Draw the sensor of each scene; exposure breathes a little from frame to frame."""
+def draw_lens(seeds: Sequence[int] | IntArray, frames: int) -> Lens:
+    """Draw the sensor of each scene; the brightness aimed at breathes from frame to frame."""
     draws = Draws(seeds, _DRAWS, stream=3)
-    exposure = draws.uniform(0.75, 1.6)[:, None, None]
-    balance = draws.uniform(0.85, 1.15, 1, 3)
+    key = draws.uniform(0.16, 0.4)[:, None, None]
+    balance = draws.uniform(0.88, 1.12, 1, 3)
+    haste = draws.uniform(0.0, 0.6)
     vignetting = draws.uniform(0.0, 0.35) * draws.unit()
     gamma = draws.uniform(0.55, 1.0)
-    noise = draws.uniform(0.0, 0.05) * draws.unit()
+    noise = draws.uniform(0.0, 0.04) * draws.unit()
     softness = draws.uniform(0.0, 0.8) * draws.unit()
     breath = draws.uniform(0.0, 0.08)[:, None]
     phase, period = draws.unit()[:, None], draws.uniform(4.0, 40.0)[:, None]
-    number = first_frame + np.arange(frames, dtype=np.int64)
+    number = np.arange(frames, dtype=np.int64)
     turns = phase + number[None, :] / period
     wave = 4.0 * np.abs(turns - np.floor(turns) - 0.5) - 1.0
-    gain = exposure * balance * (1.0 + breath * wave)[:, :, None]
-    return Lens(gain, vignetting, gamma, noise, softness, number)
+    target = key * balance * (1.0 + breath * wave)[:, :, None]
+    return Lens(target, haste, vignetting, gamma, noise, softness, number)
 
 
-def develop(light: list[torch.Tensor], lens: Lens, hash_words: np.ndarray) -> torch.Tensor:
-    """Turn light ([B, S, H, W], three channels) into images uint8 [B, S, 3, H, W]."""
+def meter(light: list[torch.Tensor]) -> torch.Tensor:
+    """Return the mean brightness of each frame, float32 [B, S].
+
+    Summed as integers: their sum does not depend on its order.
+    """
+    steps = light[1].clamp(max=_BRIGHTEST).mul_(_METER_STEPS).to(torch.int32)
+    total = steps.sum(dim=(2, 3)).to(torch.float32)
+    return total * (1.0 / (_METER_STEPS * steps.shape[2] * steps.shape[3]))
+
+
+def develop(
+    light: list[torch.Tensor],
+    lens: Lens,
+    hash_words: np.ndarray,
+    brightness: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Turn light ([B, S, H, W], three channels) into images uint8 [B, S, 3, H, W].
+
+    Args:
+        light: linear, any scale.
+        lens: the sensor's settings.
+        hash_words: int32 [B], seeds of the noise.
+        brightness: what to expose each frame for, [B, S]; None meters these frames.
+
+    """
     batch, frames, height, width = light[0].shape
     device = light[0].device
 
     def per_sequence(values: FloatArray) -> torch.Tensor:
         return torch.from_numpy(values.astype(np.float32)).to(device)[:, None, None, None]
 
+    if brightness is None:
+        brightness = _followed(meter(light), per_sequence(lens.haste)[:, 0, 0])
     falloff = 1.0 - _from_centre(height, width, device) * per_sequence(lens.vignetting)
-    gain = torch.from_numpy(lens.gain.astype(np.float32)).to(device)
+    gain = torch.from_numpy(lens.target.astype(np.float32)).to(device)
+    gain = gain / (brightness + _DARKEST)[:, :, None]
     gamma, softness = per_sequence(lens.gamma), per_sequence(lens.softness)
     amplitude = per_sequence(lens.noise)
     word = _noise_words(lens, hash_words, height, width, device)
+    grain = share(word)
     images = torch.empty((batch, frames, 3, height, width), dtype=torch.uint8, device=device)
     for channel, value in enumerate(light):
         value = _softened(value, softness) * falloff
         value *= gain[:, :, channel, None, None]
         value.clamp_(0.0, 1.0)
         value += (value.sqrt() - value).mul_(gamma)
-        # Two uniforms make a triangle, close enough to a bell.
-        noise = low_unit(word).add_(high_unit(word)).sub_(1.0)
-        value += noise.mul_(amplitude)
-        images[:, :, channel] = value.mul_(255.0).add_(0.5).clamp_(0.0, 255.0).to(torch.uint8)
-        word = mixed_(word.add_(0x1F123BB5))
+        # Two uniforms make a triangle, close enough to a bell; neighbouring channels share one,
+        # as they do after demosaicing.
+        grain, last = share(next_(word)), grain
+        value += (grain + last).mul_(amplitude)
+        images[:, :, channel] = value.mul_(255.0).add_(0.5).clamp_(0.0, 255.0)
     return images
+
+
+def _followed(metered: torch.Tensor, haste: torch.Tensor) -> torch.Tensor:
+    """Mix each frame's brightness with its sequence's, [B, S]."""
+    total = metered[:, :1].clone()
+    for frame in range(1, metered.shape[1]):
+        total += metered[:, frame : frame + 1]
+    mean = total * (1.0 / metered.shape[1])
+    return mean + (metered - mean) * haste
 
 
 def _from_centre(height: int, width: int, device: torch.device) -> torch.Tensor:
@@ -86,7 +133,7 @@ def _from_centre(height: int, width: int, device: torch.device) -> torch.Tensor:
     return torch.from_numpy((0.5 * square).astype(np.float32)).to(device)
 
 
-def _softened(image: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
+def _softened(image: torch.Tensor, softness: torch.Tensor) -> torch.Tensor:
     """Mix an image with its 3x3 binomial blur; borders repeat."""
     left = torch.cat([image[..., :1], image[..., :-1]], dim=-1)
     right = torch.cat([image[..., 1:], image[..., -1:]], dim=-1)
@@ -94,7 +141,7 @@ def _softened(image: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
     above = torch.cat([rows[..., :1, :], rows[..., :-1, :]], dim=-2)
     below = torch.cat([rows[..., 1:, :], rows[..., -1:, :]], dim=-2)
     blurred = above.add_(below).mul_(0.25).add_(rows.mul_(0.5))
-    return blurred.sub_(image).mul_(share).add_(image)
+    return blurred.sub_(image).mul_(softness).add_(image)
 
 
 def _noise_words(
@@ -106,4 +153,4 @@ def _noise_words(
         start = hash_words[:, None] + frame[None, :]
     pixel = torch.arange(height * width, dtype=torch.int32, device=device).view(height, width)
     word = pixel.mul_(0x19D699A5) + torch.from_numpy(start).to(device)[:, :, None, None]
-    return mixed_(mixed_(word))
+    return scrambled_(word)
