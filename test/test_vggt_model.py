@@ -174,3 +174,15 @@ def test_wrong_sizes_are_refused_in_one_line(model: VGGT) -> None:
 def test_points_without_a_point_head_are_refused() -> None:
     with pytest.raises(UsageError, match='no point head'):
         VGGT(SMALL).decode_points([torch.rand(1, 20, 64)] * 4)
+
+
+def test_half_precision_stays_near_the_full_one() -> None:
+    exact, images = lively(SMALL), torch.rand(1, 2, 3, *SMALL_SIZE)
+    with torch.inference_mode():
+        wanted = exact(images)
+        with torch.autocast('cpu', torch.bfloat16):
+            mixed = exact(images)
+        half = lively(SMALL).to(torch.bfloat16)(images.to(torch.bfloat16))
+    for name, value in wanted.items():
+        for found in (mixed[name], half[name]):
+            assert (found.float() - value).abs().max() < 0.15 * value.abs().max(), name
