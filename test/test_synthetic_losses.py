@@ -26,7 +26,7 @@ SPECIAL = 1
 
 
 def matches(position: torch.Tensor, visible: torch.Tensor | None = None) -> PatchMatches:
-    """Matches of 1 window of 2 frames; position [P, 2] of frame 1's patches in frame 0."""
+    """Place frame 1's patches at positions [P, 2] in frame 0 of one window of two frames."""
     full = torch.zeros(1, 2, 2, PATCHES, 2)
     full[0, 1, 0] = position
     seen = torch.ones(1, 2, 2, PATCHES, dtype=torch.bool)

@@ -4,16 +4,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qvggt_ros.errors import UsageError
+from qvggt_ros.errors import DatasetError, UsageError
+from qvggt_ros.evaluation.image_folder import (
+    FolderFrame,
+    ImageFolder,
+    open_image_folder,
+    read_depth_m,
+    read_rgb,
+)
 from qvggt_ros.evaluation.metrics import AccuracyAccumulator
 from qvggt_ros.reconstruction.decode import decode_pose_encoding
+from qvggt_ros.reconstruction.geometry import invert_pose
+from qvggt_ros.reconstruction.preprocess import PreprocessPlan, plan_preprocess, resize_for_engine
 from qvggt_ros.synthetic.seeds import TEST_SEEDS_FROM
 
 if TYPE_CHECKING:
@@ -131,3 +141,57 @@ def synthetic_windows(
             camera_from_world=rendered.camera_from_world.double().numpy(),
             depth=rendered.depth_m.numpy(),
         )
+
+
+def folder_windows(
+    path: Path, windows: int, frames: int, step: int, width: int, height: int
+) -> Iterator[WindowBatch]:
+    """Cut windows from an image folder with poses, evenly over its length.
+
+    Args:
+        path: the folder; see `image_folder` for the layouts.
+        windows: at most this many.
+        frames: per window.
+        step: a window takes every step-th image.
+        width: of the network's image, pixels; images are cropped to it as the node does.
+        height: of the network's image, pixels.
+
+    Raises:
+        DatasetError: not such a folder, no poses, or too short for one window.
+
+    """
+    folder = open_image_folder(path)
+    posed = [frame for frame in folder.frames if frame.world_from_camera is not None]
+    last_start = len(posed) - (frames - 1) * step - 1
+    if last_start < 0:
+        raise DatasetError(
+            f'{path}: {len(posed)} images with poses are too few for a window of {frames} at '
+            f'every {step}th'
+        )
+    plan = plan_preprocess(folder.width, folder.height, width, height)
+    count = min(windows, last_start + 1)
+    for start in np.linspace(0, last_start, count).astype(int).tolist():
+        chosen = posed[start : start + (frames - 1) * step + 1 : step]
+        yield _folder_window(folder, chosen, plan)
+
+
+def _folder_window(
+    folder: ImageFolder, frames: Sequence[FolderFrame], plan: PreprocessPlan
+) -> WindowBatch:
+    images = [resize_for_engine(read_rgb(frame), plan).transpose(2, 0, 1) for frame in frames]
+    poses = [invert_pose(frame.world_from_camera) for frame in frames]
+    depths = None
+    if all(frame.depth_path is not None for frame in frames):
+        depths = np.stack([_depth_for_engine(read_depth_m(folder, f), plan) for f in frames])[None]
+    return WindowBatch(np.stack(images)[None], np.stack(poses)[None], depths)
+
+
+def _depth_for_engine(depth_m: Float32Array, plan: PreprocessPlan) -> Float32Array:
+    """Take the nearest depth for each pixel of the engine's image; 0 outside the camera's."""
+    v, u = np.mgrid[0 : plan.engine_height, 0 : plan.engine_width]
+    pixels = plan.image_from_engine_pixels(np.stack([u, v], axis=-1).reshape(-1, 2))
+    column, row = np.rint(pixels).astype(int).T
+    inside = (column >= 0) & (column < plan.image_width) & (row >= 0) & (row < plan.image_height)
+    depth = np.zeros(len(pixels), np.float32)
+    depth[inside] = depth_m[row[inside], column[inside]]
+    return depth.reshape(plan.engine_height, plan.engine_width)

@@ -31,8 +31,8 @@ from qvggt_ros.evaluation.trajectory import (
 from qvggt_ros.files import whole_file
 
 PROJECT = Path(qvggt_ros.__file__).parent.parent
-DEFAULT_BUNDLE = PROJECT / 'engines' / 'demo-fp32'
-TRAINED_MODEL = PROJECT / 'engines' / 'demo' / 'model.safetensors'
+DEFAULT_BUNDLE = PROJECT / 'engines' / 'demo'
+TRAINED_MODEL = DEFAULT_BUNDLE / 'model.safetensors'
 STAGES = ('preprocess', 'encoder', 'window', 'depth', 'decode', 'align', 'points', 'total')
 
 
@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--bag', type=Path, help='a recording (MCAP or sqlite3); default: rendered'
     )
-    parser.add_argument('--bundle', type=Path, help='default: engines/demo-fp32, built if absent')
+    parser.add_argument('--bundle', type=Path, help='default: engines/demo, built if absent')
     parser.add_argument('--out', type=Path, default=Path('demo_output'), help='output folder')
     parser.add_argument('--rate', type=float, default=1.0, help='playback speed (1)')
     parser.add_argument(
@@ -106,7 +106,7 @@ def _bundle(given: Path | None, console: Console) -> Path:
     if given is not None:
         return given
     if not (DEFAULT_BUNDLE / 'manifest.json').exists():
-        console.print('Building the bundle engines/demo-fp32 (once)')
+        console.print('Building the bundle engines/demo (once)')
         weights = str(TRAINED_MODEL) if TRAINED_MODEL.exists() else 'random'
         _run_command(
             'qvggt_ros.export.build_command',

@@ -36,16 +36,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument('--windows', type=int, default=500, help='how many windows (500)')
     parser.add_argument('--frames', type=int, default=4, help='frames per window (4)')
+    parser.add_argument(
+        '--step', type=int, default=5, help='a window takes every step-th image of a folder (5)'
+    )
     parser.add_argument('--json', action='store_true', help='one JSON object as the last line')
 
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate and print the table."""
-    for name in ('windows', 'frames'):
-        if getattr(args, name) < (2 if name == 'frames' else 1):
-            raise UsageError(f'--{name} {getattr(args, name)}: too few')
+    for name, least in (('windows', 1), ('frames', 2), ('step', 1)):
+        if getattr(args, name) < least:
+            raise UsageError(f'--{name} {getattr(args, name)}: must be at least {least}')
     predict, width, height = open_model(args.model)
-    batches = open_data(args.data, args.windows, args.frames, width, height)
+    batches = open_data(args, width, height)
     console = Console(stderr=True)
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task('evaluating', total=args.windows)
@@ -72,16 +75,15 @@ def open_model(path: Path) -> tuple[Predict, int, int]:
     return torch_predictor(model), model.config.pretrain_width, model.config.pretrain_height
 
 
-def open_data(
-    data: str, windows: int, frames: int, width: int, height: int
-) -> Iterator[WindowBatch]:
+def open_data(args: argparse.Namespace, width: int, height: int) -> Iterator[WindowBatch]:
     """Open `--data`; see the command's help."""
+    data: str = args.data
     if not data.startswith(SYNTHETIC_PREFIX):
-        return folder_windows(Path(data), windows, frames, width, height)
+        return folder_windows(Path(data), args.windows, args.frames, args.step, width, height)
     seed = data.removeprefix(SYNTHETIC_PREFIX)
     if not seed.isdecimal():
         raise UsageError(f'--data {data}: after "synthetic:" comes a whole number, the first seed')
-    return synthetic_windows(int(seed), windows, frames, width, height)
+    return synthetic_windows(int(seed), args.windows, args.frames, width, height)
 
 
 def _table(args: argparse.Namespace, figures: dict[str, float]) -> Table:

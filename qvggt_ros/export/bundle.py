@@ -36,7 +36,7 @@ from qvggt_ros.vggt.model import VGGT
 
 GOLDEN_FILE = 'golden.npz'
 # A trained model's weights may live in the bundle's folder; they outlive a new build.
-KEPT_FILES = ('model.safetensors',)
+KEPT_FILES = ('model.safetensors', 'MODEL_CARD.md', 'training.png')
 # Largest allowed max |difference| / max |reference| of an engine; another CPU's kernels add up
 # in another order, wrong ones are off by far more.
 FLOAT_TOLERANCES = {'pose_enc': 1e-3, 'depth': 1e-3, 'depth_conf': 1e-3}
@@ -170,7 +170,7 @@ def _proven(work: Path, manifest: Manifest) -> Manifest:
 
 
 def _check_target(out_dir: Path) -> None:
-    """Refuse to replace anything but a bundle (or a folder that only holds weights)."""
+    """Refuse to replace anything but a bundle (or a folder that only holds a trained model)."""
     if not out_dir.exists():
         return
     if not out_dir.is_dir():
@@ -192,7 +192,7 @@ def _work_folder(out_dir: Path) -> Path:
 
 
 def _put_in_place(work: Path, out_dir: Path) -> None:
-    """Swap the finished folder for the one that was there, keeping a trained model's weights."""
+    """Swap the finished folder for the one that was there, keeping the trained model."""
     for name in KEPT_FILES:
         if (out_dir / name).is_file():
             shutil.copy2(out_dir / name, work / name)
