@@ -16,11 +16,10 @@ from qvggt_ros.synthetic.seeds import Draws, FloatArray
 OCTAVES = 5
 BLOB_OCTAVES = 3
 
-MATERIAL_FIELDS = tuple(
-    'dark_r dark_g dark_b light_r light_g light_b joint_r joint_g joint_b turn_cos turn_sin '
-    'noise_per_m blob sharpness detail cells_per_m_u cells_per_m_v row_shift joint_half_m '
-    'cell_tone parity disc_radius_m tint emission'.split()
-)
+_COLOURS = tuple(f'{tone}_{letter}' for tone in ('dark', 'light', 'joint') for letter in 'rgb')
+_NOISE = ('turn_cos', 'turn_sin', 'noise_per_m', 'blob', 'sharpness', 'detail')
+_CELLS = ('cells_per_m_u', 'cells_per_m_v', 'row_shift', 'joint_half_m', 'cell_tone', 'parity')
+MATERIAL_FIELDS = (*_COLOURS, *_NOISE, *_CELLS, 'disc_radius_m', 'tint', 'emission')
 
 # kind: weight, cell width (m), aspect range, shift, joint half width (m), tone, parity, disc share
 _KINDS = (

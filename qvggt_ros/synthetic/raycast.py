@@ -43,6 +43,10 @@ class Cameras:
         """Return some sequences of the batch."""
         return Cameras(self.rotation[rows], self.centre_m[rows], self.focal_px[rows])
 
+    def frames(self, chosen: slice) -> Cameras:
+        """Return some frames of the sequences."""
+        return Cameras(self.rotation[:, chosen], self.centre_m[:, chosen], self.focal_px)
+
 
 @dataclass(frozen=True)
 class Rays:

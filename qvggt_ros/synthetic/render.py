@@ -1,6 +1,6 @@
 # Copyright 2026 qvggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""From rooms and cameras to pictures: hits, surfaces, light, sensor.
+"""From rooms and cameras to light: hits, surfaces, lamps.
 
 Everything here is elementwise over pixels, so a picture does not depend on its batch, the number
 of threads or the device. That also forbids sums whose order may vary, fused operations, and
@@ -19,7 +19,6 @@ from qvggt_ros.synthetic.materials import MATERIAL_FIELDS
 from qvggt_ros.synthetic.raycast import Cameras, Rays, cast, make_rays
 from qvggt_ros.synthetic.scene import DECALS, FACES, LIGHTS, MATERIALS, SLOTS, Rooms
 from qvggt_ros.synthetic.seeds import FloatArray
-from qvggt_ros.synthetic.sensor import Lens, develop
 from qvggt_ros.synthetic.textures import albedo
 
 _FACE_WORD = 0x3C6EF372 | 1
@@ -64,59 +63,44 @@ def make_tables(rooms: Rooms, device: torch.device) -> Tables:
     )
 
 
-def render(
+def render_light(
     rooms: Rooms,
     cameras: Cameras,
-    lens: Lens,
     width: int,
     height: int,
     device: torch.device,
     samples: int = 1,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Render all frames of all rooms.
+) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """Render all frames of all rooms, up to the sensor.
 
     Args:
         rooms: B rooms.
         cameras: B x S cameras.
-        lens: what the sensor makes of the light.
         width: pixels.
         height: pixels.
         device: where to compute.
         samples: samples per pixel along each axis; depth always is that of the pixel's centre.
 
     Returns:
-        images uint8 [B, S, 3, H, W] and z-depth float32 [B, S, H, W] in metres.
+        linear light, three channels of float32 [B, S, H, W], and z-depth [B, S, H, W] in metres.
 
     """
     tables = make_tables(rooms, device)
-    columns, rows = np.arange(width) - 0.5 * width, np.arange(height) - 0.5 * height
+    columns = np.arange(width, dtype=np.float64) - 0.5 * width
+    rows = np.arange(height, dtype=np.float64) - 0.5 * height
+    sample_per_m = 1.0 / (cameras.focal_px[:, 0] * samples)  # size of a sample 1 m away
     rays = make_rays(rooms, cameras, columns, rows, device)
     depth, slot = cast(rays)
-    pixel = 2.0 * 0.5 / cameras.focal_px[:, 0] / samples
     if samples == 1:
-        light = shade(rays, tables, depth, slot, pixel)
-    else:
-        light = _supersampled(rooms, cameras, tables, (columns, rows), pixel, samples)
-    return develop(light, lens, rooms.hash_words), depth
-
-
-def _supersampled(
-    rooms: Rooms,
-    cameras: Cameras,
-    tables: Tables,
-    pixels: tuple[FloatArray, FloatArray],
-    pixel: FloatArray,
-    samples: int,
-) -> list[torch.Tensor]:
-    offsets = (np.arange(samples) + 0.5) / samples - 0.5
-    total: list[torch.Tensor] = []
+        return shade(rays, tables, depth, slot, sample_per_m), depth
+    offsets = (np.arange(samples, dtype=np.float64) + 0.5) / samples - 0.5
+    light: list[torch.Tensor] = []
     for right in offsets:
         for down in offsets:
-            device = tables.ambient.device
-            rays = make_rays(rooms, cameras, pixels[0] + right, pixels[1] + down, device)
-            light = shade(rays, tables, *cast(rays), pixel)
-            total = [a + b for a, b in zip(total, light, strict=True)] if total else light
-    return [channel.mul_(1.0 / (samples * samples)) for channel in total]
+            rays = make_rays(rooms, cameras, columns + right, rows + down, device)
+            sample = shade(rays, tables, *cast(rays), sample_per_m)
+            light = [a.add_(b) for a, b in zip(light, sample, strict=True)] if light else sample
+    return [channel.mul_(1.0 / (samples * samples)) for channel in light], depth
 
 
 def shade(

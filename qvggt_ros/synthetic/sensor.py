@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -33,14 +33,13 @@ class Lens:
 
     def part(self, rows: slice) -> Lens:
         """Return some sequences of the batch."""
-        return Lens(*(v[rows] for v in self._per_sequence()), self.frame_number)
+        values = {f.name: getattr(self, f.name)[rows] for f in fields(self)}
+        return Lens(**values | {'frame_number': self.frame_number})
 
-    def frames(self, frames: slice) -> Lens:
+    def frames(self, chosen: slice) -> Lens:
         """Return some frames of the sequences."""
-        return replace(self, target=self.target[:, frames], frame_number=self.frame_number[frames])
-
-    def _per_sequence(self) -> tuple[FloatArray, ...]:
-        return self.target, self.haste, self.vignetting, self.gamma, self.noise, self.softness
+        number = self.frame_number[chosen]
+        return replace(self, target=self.target[:, chosen], frame_number=number)
 
 
 def draw_lens(seeds: Sequence[int] | IntArray, frames: int) -> Lens:

@@ -13,10 +13,10 @@ import torch
 from qvggt_ros.errors import UsageError
 from qvggt_ros.synthetic.motion import MotionConfig, draw_motion
 from qvggt_ros.synthetic.raycast import Cameras
-from qvggt_ros.synthetic.render import render
+from qvggt_ros.synthetic.render import render_light
 from qvggt_ros.synthetic.scene import Rooms, build_rooms
 from qvggt_ros.synthetic.seeds import FloatArray, IntArray
-from qvggt_ros.synthetic.sensor import Lens, draw_lens
+from qvggt_ros.synthetic.sensor import Lens, develop, draw_lens
 
 # Pixels rendered at once: temporaries fit a CPU's cache, and fill a GPU.
 _CPU_PIXELS = 160_000
@@ -77,8 +77,8 @@ def render_batch(
     return SequenceBatch(
         images=images,
         depth_m=depth,
-        camera_from_world=_camera_from_world(drawn.cameras).to(place),
-        intrinsics=_intrinsics(drawn.cameras, width, height).to(place),
+        camera_from_world=camera_from_world(drawn.cameras).to(place),
+        intrinsics=intrinsics_of(drawn.cameras, width, height).to(place),
         stamp_s=torch.from_numpy(drawn.stamp_s).to(place),
         motion_kind=torch.from_numpy(drawn.kind).to(place),
     )
@@ -99,15 +99,15 @@ def _render_in_parts(
     images, depths = [], []
     for start in range(0, batch, at_once):
         part = slice(start, start + at_once)
-        image, depth = render(
-            rooms.part(part), cameras.part(part), lens.part(part), width, height, device, samples
-        )
-        images.append(image)
+        some = rooms.part(part)
+        light, depth = render_light(some, cameras.part(part), width, height, device, samples)
+        images.append(develop(light, lens.part(part), some.hash_words))
         depths.append(depth)
     return torch.cat(images), torch.cat(depths)
 
 
-def _camera_from_world(cameras: Cameras) -> torch.Tensor:
+def camera_from_world(cameras: Cameras) -> torch.Tensor:
+    """Return rigid transforms, float32 [B, S, 4, 4]."""
     turn, centre = cameras.rotation, cameras.centre_m
     matrix = np.zeros((*centre.shape[:2], 4, 4))
     matrix[..., 3, 3] = 1.0
@@ -119,7 +119,8 @@ def _camera_from_world(cameras: Cameras) -> torch.Tensor:
     return torch.from_numpy(matrix.astype(np.float32))
 
 
-def _intrinsics(cameras: Cameras, width: int, height: int) -> torch.Tensor:
+def intrinsics_of(cameras: Cameras, width: int, height: int) -> torch.Tensor:
+    """Return camera matrices in pixels, float32 [B, S, 3, 3]."""
     batch, frames = cameras.centre_m.shape[:2]
     matrix = np.zeros((batch, frames, 3, 3))
     focal: FloatArray = cameras.focal_px[:, None]

@@ -1,0 +1,110 @@
+# Copyright 2026 qvggt_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""`qvggt synth`: render recordings of procedural rooms; train the demo model on them."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+
+from qvggt_ros.errors import UsageError
+from qvggt_ros.evaluation.bag_writer import ENCODINGS, STORAGES, CameraBagWriter
+from qvggt_ros.synthetic import train_command
+from qvggt_ros.synthetic.drive import plan_drive, render_drive
+from qvggt_ros.synthetic.sequences import SequenceBatch
+
+DEMO_SEED = 10_007
+# Recordings begin at a time that no clock shows by accident.
+FIRST_STAMP_NS = 1_700_000_000_000_000_000
+_NS_PER_S = 1_000_000_000
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of both sub-commands."""
+    subparsers = parser.add_subparsers(dest='task', required=True, metavar='TASK')
+    bag = subparsers.add_parser('bag', help="a robot's drive through a room, with ground truth")
+    bag.add_argument('--out', type=Path, required=True, help='the bag, a folder that appears')
+    bag.add_argument('--seed', type=int, default=DEMO_SEED, help=f'of the room ({DEMO_SEED})')
+    bag.add_argument('--frames', type=int, default=200)
+    bag.add_argument('--size', default='320x240', metavar='WxH', help='pixels (320x240)')
+    bag.add_argument('--rate', type=float, default=10.0, help='frames per second (10)')
+    bag.add_argument('--depth', action='store_true', help='write true depth as 32FC1 as well')
+    bag.add_argument('--encoding', choices=ENCODINGS, default='rgb8')
+    bag.add_argument('--storage', choices=tuple(STORAGES), default='mcap')
+    bag.add_argument('--samples', type=int, default=2, help='per pixel and axis (2)')
+    train = subparsers.add_parser('train', help='train the demo model')
+    train_command.add_arguments(train)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the chosen task."""
+    return train_command.run(args) if args.task == 'train' else write_bag(args)
+
+
+def write_bag(args: argparse.Namespace) -> int:
+    """Render a drive into a bag, which appears whole or not at all."""
+    width, height = parse_size(args.size)
+    if args.samples < 1:
+        raise UsageError(f'--samples {args.samples}: must be positive')
+    console = Console(stderr=True)
+    with CameraBagWriter(args.out, args.storage) as bag:
+        drive = plan_drive(args.seed, args.frames, width, height, args.rate)
+        parts = render_drive(drive, samples=args.samples)
+        steps = range(args.frames)
+        frames = (frame for part in parts for frame in _frames(part))
+        title = f'room {args.seed} -> {args.out}'
+        for _, frame in zip(track(steps, title, console=console), frames, strict=True):
+            _write_frame(bag, frame, args)
+    print(f'{args.out}: {args.frames} images {width}x{height}, {args.frames / args.rate:.1f} s')
+    return 0
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Return width and height of 'WxH'.
+
+    Raises:
+        UsageError: not two positive integers.
+
+    """
+    words = text.lower().split('x')
+    if len(words) != 2 or not all(word.isascii() and word.isdigit() for word in words):
+        raise UsageError(f'--size {text}: must be WIDTHxHEIGHT, like 320x240')
+    width, height = int(words[0]), int(words[1])
+    if not (16 <= width <= 4096 and 16 <= height <= 4096):
+        raise UsageError(f'--size {text}: each side must have 16 to 4096 pixels')
+    return width, height
+
+
+def _frames(part: SequenceBatch) -> list[SequenceBatch]:
+    """Split a part of a drive into its frames, without batch and frame axes."""
+    names = ('images', 'depth_m', 'camera_from_world', 'intrinsics', 'stamp_s')
+    return [
+        SequenceBatch(
+            **{name: getattr(part, name)[0, index] for name in names},
+            motion_kind=part.motion_kind,
+        )
+        for index in range(part.images.shape[1])
+    ]
+
+
+def _write_frame(bag: CameraBagWriter, frame: SequenceBatch, args: argparse.Namespace) -> None:
+    stamp_ns = FIRST_STAMP_NS + round(float(frame.stamp_s) * _NS_PER_S)
+    pixels = np.ascontiguousarray(frame.images.permute(1, 2, 0).numpy())
+    height, width = pixels.shape[:2]
+    bag.write_image(stamp_ns, pixels, args.encoding)
+    bag.write_camera_info(stamp_ns, width, height, frame.intrinsics.double().numpy())
+    bag.write_pose(stamp_ns, _inverse(frame.camera_from_world.double().numpy()))
+    if args.depth:
+        bag.write_depth(stamp_ns, frame.depth_m.numpy())
+
+
+def _inverse(camera_from_world: np.ndarray) -> np.ndarray:
+    """Return map_from_camera: a room's world is the map, metric and with z up."""
+    rotation, shift = camera_from_world[:3, :3], camera_from_world[:3, 3]
+    inverse = np.eye(4)
+    inverse[:3, :3], inverse[:3, 3] = rotation.T, -rotation.T @ shift
+    return inverse
