@@ -120,7 +120,10 @@ def _rendered_recording(out: Path, console: Console) -> Path:
     path = out / 'recording'
     if not (path / 'metadata.yaml').exists():
         console.print("Rendering a robot's drive through a room (once)")
-        _run_command('qvggt_ros.synthetic.synth_command', ['bag', '--out', str(path), '--depth'])
+        _run_command(
+            'qvggt_ros.synthetic.synth_command',
+            ['bag', '--out', str(path), '--depth', '--samples', '1'],
+        )
     return path
 
 
