@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -32,7 +32,7 @@ ENCODINGS = RAW_ENCODINGS + COMPRESSED_ENCODINGS
 JPEG_QUALITY = 95
 
 # Version 9 metadata came with Jazzy; Humble and everything after it read version 8.
-_METADATA_VERSION = 8
+_METADATA_VERSION: Literal[8] = 8
 _NS_PER_S = 1_000_000_000
 _LATEST_STAMP_NS = 2**31 * _NS_PER_S  # header stamps count seconds in an int32
 

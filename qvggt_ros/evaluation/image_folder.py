@@ -164,7 +164,7 @@ def _seven_scenes(path: Path, numbered: list[re.Match[str]]) -> list[FolderFrame
     """Read frames whose number counts thirtieths of a second; all have a pose, or none has."""
     numbered = sorted(numbered, key=lambda match: int(match[2]))
     posed = [(path / f'{match[1]}.pose.txt').exists() for match in numbered]
-    frames = []
+    frames: list[FolderFrame] = []
     for match, has_pose in zip(numbered, posed, strict=True):
         pose_path = path / f'{match[1]}.pose.txt'
         if not has_pose and any(posed):

@@ -11,11 +11,12 @@ import numpy as np
 import torch
 
 from qvggt_ros.errors import UsageError
+from qvggt_ros.synthetic.furnishing import build_rooms
 from qvggt_ros.synthetic.motion import KINDS, clear_path
 from qvggt_ros.synthetic.poses import climbing, look_rotation, plane_length, turned_left
 from qvggt_ros.synthetic.raycast import Cameras
 from qvggt_ros.synthetic.render import render_light
-from qvggt_ros.synthetic.scene import Rooms, build_rooms, piece_distance_m
+from qvggt_ros.synthetic.scene import Rooms, piece_distance_m
 from qvggt_ros.synthetic.seeds import Draws, FloatArray, rotation
 from qvggt_ros.synthetic.sensor import Lens, develop, draw_lens, meter
 from qvggt_ros.synthetic.sequences import SequenceBatch, camera_from_world, intrinsics_of
@@ -115,11 +116,9 @@ def render_trajectory(
 ) -> SequenceBatch:
     """Render a whole drive at once, [1, frames]; see `plan_drive` and `render_drive`."""
     parts = list(render_drive(plan_drive(seed, frames, width, height, rate_hz), device, samples))
-    joined = (
-        torch.cat([getattr(part, name) for part in parts], dim=1)
-        for name in ('images', 'depth_m', 'camera_from_world', 'intrinsics', 'stamp_s')
-    )
-    return SequenceBatch(*joined, motion_kind=parts[0].motion_kind)
+    names = ('images', 'depth_m', 'camera_from_world', 'intrinsics', 'stamp_s')
+    joined = {name: torch.cat([getattr(part, name) for part in parts], dim=1) for name in names}
+    return SequenceBatch(**joined, motion_kind=parts[0].motion_kind)
 
 
 def _best_curve(draws: Draws, rooms: Rooms) -> FloatArray:
@@ -141,7 +140,7 @@ def _best_curve(draws: Draws, rooms: Rooms) -> FloatArray:
     gap = piece_distance_m(rooms, np.concatenate([coarse, height], axis=2))[0].min(axis=1)
     clear = np.clip(gap.reshape(_CURVES, -1).min(axis=1) / (1.2 * _PIECE_CLEARANCE_M), 0.0, 1.0)
     length = _lengths(curves)[:, -1]
-    return curves[(6.0 * clear + np.minimum(length, 12.0)).argmax()]
+    return curves[(4.0 * clear + np.minimum(length, 14.0)).argmax()]
 
 
 def _unit_circle() -> FloatArray:

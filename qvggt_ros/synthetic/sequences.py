@@ -11,10 +11,11 @@ import numpy as np
 import torch
 
 from qvggt_ros.errors import UsageError
+from qvggt_ros.synthetic.furnishing import build_rooms
 from qvggt_ros.synthetic.motion import MotionConfig, draw_motion
 from qvggt_ros.synthetic.raycast import Cameras
 from qvggt_ros.synthetic.render import render_light
-from qvggt_ros.synthetic.scene import Rooms, build_rooms
+from qvggt_ros.synthetic.scene import Rooms
 from qvggt_ros.synthetic.seeds import FloatArray, IntArray
 from qvggt_ros.synthetic.sensor import Lens, develop, draw_lens
 
