@@ -123,7 +123,7 @@ def test_what_cannot_be_decoded_is_refused(data: bytes) -> None:
 def test_unknown_encoding_is_named_with_the_known_ones() -> None:
     message = image('rgb8', one_colour((1, 2, 3)))
     message.encoding = 'rgb32f'
-    with pytest.raises(ImageError, match="encoding 'rgb32f' is not known.*rgb8, bgr8"):
+    with pytest.raises(ImageError, match=r"encoding 'rgb32f' is not known.*rgb8, bgr8"):
         rgb_from_message(message)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,7 @@ from rcl_interfaces.msg import (  # type: ignore[import-untyped]
 from rclpy.duration import Duration
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
-from rclpy.qos import QoSProfile
+from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image  # type: ignore[import-untyped]
 
 from qvggt_ros.errors import BagError, UsageError
@@ -33,7 +33,8 @@ from qvggt_ros.node.messages import stamp_to_ns
 
 NODE_NAME = 'bag_player'
 EXIT_BAD_INPUT = 2
-POSE_QUEUE_DEPTH = 1000
+# Transient local: a pose that left before this player was found still counts.
+ANSWER_QOS = QoSProfile(depth=1000, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 ACKNOWLEDGE_TIMEOUT_S = 5.0
 
 
@@ -127,7 +128,7 @@ class BagPlayer(Node):
             info_topic = bag.camera_info_topic(image_topic.name, self._value('camera_info_topic'))
             self._open_topics(image_topic.type_name == COMPRESSED_TYPE)
             names = [image_topic.name] + ([info_topic.name] if info_topic else [])
-            self._wait_for_subscriber()
+            self._wait_for_company()
             self.get_logger().info(
                 f'playing {image_topic.count} images of {image_topic.name} from {bag.path} '
                 f'on {self._images.topic_name}'
@@ -151,20 +152,37 @@ class BagPlayer(Node):
                 PoseWithCovarianceStamped,
                 self._value('wait_for'),
                 self._on_pose,
-                QoSProfile(depth=POSE_QUEUE_DEPTH),
+                ANSWER_QOS,
             )
 
-    def _wait_for_subscriber(self) -> None:
-        timeout_s = self._value('subscriber_timeout_s')
+    def _wait_for_company(self) -> None:
+        """Wait for who listens to the images and, in lockstep, for who answers them."""
+        timeout_s, topic = self._value('subscriber_timeout_s'), self._images.topic_name
+        if not timeout_s:
+            return
         deadline_s = time.monotonic() + timeout_s
-        while timeout_s and not self._images.get_subscription_count():
-            if time.monotonic() > deadline_s:
-                raise UsageError(
-                    f'nobody listens to {self._images.topic_name} after {timeout_s:g} s: start '
-                    'the other node, or remap image_raw'
-                )
-            self._spin(0.05)
+        self._wait_until(
+            lambda: self._images.get_subscription_count() > 0,
+            deadline_s,
+            f'nobody listens to {topic} after {timeout_s:g} s: start the other node, or remap '
+            'image_raw',
+        )
+        answers = self._value('wait_for')
+        self._wait_until(
+            lambda: not answers or self.count_publishers(answers) > 0,
+            deadline_s,
+            f'nobody publishes {answers} after {timeout_s:g} s: parameter wait_for must name the '
+            "node's pose topic",
+        )
         self._spin_until(time.monotonic() + self._value('start_delay_s'))
+
+    def _wait_until(
+        self, condition: Callable[[], bool], deadline_s: float, otherwise: str
+    ) -> None:
+        while not condition():
+            if time.monotonic() > deadline_s:
+                raise UsageError(otherwise)
+            self._spin(0.05)
 
     def _play_once(self, bag: BagReader, topics: Sequence[str], image_topic: str) -> None:
         rate, limit = self._value('rate'), self._value('max_images')

@@ -21,9 +21,11 @@ from qvggt_ros.node.tf_output import TfOutput
 from qvggt_ros.reconstruction.frames import FramePose, WindowResult
 from qvggt_ros.reconstruction.voxel_map import VoxelMap
 
-# A window's poses leave in one burst, and none of them may push another out.
-POSE_QOS = QoSProfile(depth=100)
-CLOUD_QOS = QoSProfile(depth=2)
+# A window's poses leave in one burst, and none of them may push another out. The latest are kept
+# for a listener that asks for them (transient local) because it was found late.
+POSE_QOS = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+ODOMETRY_QOS = QoSProfile(depth=100)
+CLOUD_QOS = QoSProfile(depth=5)
 LATCHED_QOS = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 # Standard deviations: of a position relative to the median depth, of an angle in radians, for a
@@ -52,7 +54,7 @@ class Outputs:
         self._points = create(PointCloud2, '~/points', CLOUD_QOS)
         self._map = create(PointCloud2, '~/map', LATCHED_QOS)
         self._pose = create(PoseWithCovarianceStamped, '~/pose', POSE_QOS)
-        self._odometry = create(Odometry, '~/odometry', POSE_QOS)
+        self._odometry = create(Odometry, '~/odometry', ODOMETRY_QOS)
         self._path_publisher = create(Path, '~/path', LATCHED_QOS)
         self._tf = TfOutput(node, settings.map_frame)
 

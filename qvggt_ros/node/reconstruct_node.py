@@ -39,7 +39,7 @@ from qvggt_ros.node.worker import EngineWorker
 from qvggt_ros.reconstruction.cloud import PointCloud, write_ply
 from qvggt_ros.reconstruction.frames import WindowResult
 
-NODE_NAME = 'reconstruct_node'
+NODE_NAME = 'reconstruct'
 EXIT_BAD_START = 2
 HOUSEKEEPING_PERIOD_S = 1.0
 # Stamps further than this from the node's clock are of another clock (a bag's): no age then.
@@ -131,6 +131,11 @@ class ReconstructNode(LifecycleNode):
         if self._outputs is not None:
             self._outputs.destroy()
             self._outputs = None
+
+    def destroy_node(self) -> None:
+        """Let everything go, the engine's thread too, and take the node down."""
+        self.release()
+        super().destroy_node()
 
     def _give_up(self, transition: str, error: Exception) -> TransitionCallbackReturn:
         """Report why a transition failed and go back to what was before configure."""
@@ -327,7 +332,6 @@ def main(args: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     finally:
-        node.release()
         node.destroy_node()
         rclpy.try_shutdown()
     return 0
