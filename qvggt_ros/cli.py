@@ -15,9 +15,15 @@ from qvggt_ros.errors import QvggtError
 # name -> (module with `add_arguments(parser)` and `run(args) -> int`, one line of help)
 COMMANDS = {
     'build': ('qvggt_ros.export.build_command', 'make a bundle from a checkpoint'),
-    'eval': ('qvggt_ros.evaluation.eval_command', 'pose and depth accuracy of a bundle or checkpoint'),
+    'eval': (
+        'qvggt_ros.evaluation.eval_command',
+        'pose and depth accuracy of a bundle or checkpoint',
+    ),
     'convert': ('qvggt_ros.evaluation.convert_command', 'an image folder with poses into a bag'),
-    'synth': ('qvggt_ros.synthetic.synth_command', 'render procedural rooms; train the demo model'),
+    'synth': (
+        'qvggt_ros.synthetic.synth_command',
+        'render procedural rooms; train the demo model',
+    ),
     'demo': ('qvggt_ros.evaluation.demo_command', 'play a recording through the node and report'),
 }
 EXIT_BAD_INPUT = 2

@@ -41,7 +41,7 @@ def test_the_picture_is_a_png(tmp_path: Path, with_truth: bool) -> None:
         picture = replace(picture, true_map=None, true_path=None)
     draw(picture, tmp_path / 'demo.png')
     drawn = cv2.imread(str(tmp_path / 'demo.png'))
-    assert drawn.shape[0] > 500 and drawn.std() > 10
+    assert drawn is not None and drawn.shape[0] > 500 and drawn.std() > 10
     assert [p.name for p in tmp_path.iterdir()] == ['demo.png']
 
 

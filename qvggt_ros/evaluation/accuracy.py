@@ -179,7 +179,7 @@ def _folder_window(
     folder: ImageFolder, frames: Sequence[FolderFrame], plan: PreprocessPlan
 ) -> WindowBatch:
     images = [resize_for_engine(read_rgb(frame), plan).transpose(2, 0, 1) for frame in frames]
-    poses = [invert_pose(frame.world_from_camera) for frame in frames]
+    poses = [invert_pose(np.asarray(frame.world_from_camera)) for frame in frames]
     depths = None
     if all(frame.depth_path is not None for frame in frames):
         depths = np.stack([_depth_for_engine(read_depth_m(folder, f), plan) for f in frames])[None]
