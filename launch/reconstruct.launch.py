@@ -13,21 +13,10 @@ from pathlib import Path
 
 from launch import LaunchContext, LaunchDescription
 from launch.action import Action
-from launch.actions import (
-    DeclareLaunchArgument,
-    EmitEvent,
-    LogInfo,
-    OpaqueFunction,
-    RegisterEventHandler,
-)
+from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch.conditions import IfCondition
-from launch.event_handlers import OnProcessStart
-from launch.events import matches_action
 from launch.substitutions import LaunchConfiguration
-from launch_ros.actions import LifecycleNode, Node
-from launch_ros.event_handlers import OnStateTransition
-from launch_ros.events.lifecycle import ChangeState
-from lifecycle_msgs.msg import Transition
+from launch_ros.actions import Node
 
 # This file stands in share/qvggt_ros/launch, in the source tree and where it is installed.
 SHARE = Path(__file__).parent.parent
@@ -91,24 +80,26 @@ def launch_actions(context: LaunchContext) -> list[Action]:
     if not Path(values['params_file']).is_file():
         # launch_ros would warn and run the node on its defaults.
         raise RuntimeError(f'params_file: {values["params_file"]}: no such file')
-    node = reconstruct_node(values)
-    actions: list[Action] = []
-    if values['autostart'] == 'true':
-        # Before the node, or its start goes unnoticed.
-        actions += [configure_when_started(node), activate_when_configured(node)]
-        actions += [tell_when_refused(node, state) for state in ('configuring', 'errorprocessing')]
-    actions += [node, rviz_node(values)]
+    # RViz first: where it is missing, launch stops without stopping what already runs.
+    actions: list[Action] = [rviz_node(values), reconstruct_node(values)]
     if values['bag']:
         actions.append(bag_player(values))
     return actions
 
 
-def reconstruct_node(values: dict[str, str]) -> LifecycleNode:
-    """Return the node, with the parameter file and what the arguments say over it."""
-    overrides: dict[str, object] = {'use_sim_time': values['use_sim_time'] == 'true'}
+def reconstruct_node(values: dict[str, str]) -> Node:
+    """Return the node, with the parameter file and what the arguments say over it.
+
+    The node starts itself: transitions asked for from here would need a ROS node in this process,
+    and could miss the event that the engine is loaded.
+    """
+    overrides: dict[str, object] = {
+        'autostart': values['autostart'] == 'true',
+        'use_sim_time': values['use_sim_time'] == 'true',
+    }
     if values['bundle']:
         overrides['bundle'] = values['bundle']
-    return LifecycleNode(
+    return Node(
         package='qvggt_ros',
         executable='reconstruct_node',
         name=NODE_NAME,
@@ -122,47 +113,6 @@ def reconstruct_node(values: dict[str, str]) -> LifecycleNode:
 def input_remappings(values: dict[str, str]) -> list[tuple[str, str]]:
     """Return where the relative names of the inputs lead, for the node and the bag player."""
     return [(IMAGE_TOPIC, values['image_topic']), ('camera_info', values['camera_info_topic'])]
-
-
-def configure_when_started(node: LifecycleNode) -> RegisterEventHandler:
-    """Return the handler that makes the node load its engine as soon as it runs."""
-    configure = change_state(node, Transition.TRANSITION_CONFIGURE)
-    return RegisterEventHandler(OnProcessStart(target_action=node, on_start=[configure]))
-
-
-def activate_when_configured(node: LifecycleNode) -> RegisterEventHandler:
-    """Return the handler that makes the node listen to its camera once its engine is loaded."""
-    activate = change_state(node, Transition.TRANSITION_ACTIVATE)
-    return RegisterEventHandler(
-        OnStateTransition(
-            target_lifecycle_node=node,
-            start_state='configuring',
-            goal_state='inactive',
-            entities=[LogInfo(msg='engine loaded: activating'), activate],
-        )
-    )
-
-
-def tell_when_refused(node: LifecycleNode, start_state: str) -> RegisterEventHandler:
-    """Return the handler that says what to do when the node could not start.
-
-    The launch goes on: it may be part of a larger one, with a robot that must not stop.
-    """
-    advice = 'not started: mend what it reports above, then ros2 lifecycle set NODE configure'
-    return RegisterEventHandler(
-        OnStateTransition(
-            target_lifecycle_node=node,
-            start_state=start_state,
-            goal_state='unconfigured',
-            entities=[LogInfo(msg=f'{NODE_NAME} {advice}')],
-        )
-    )
-
-
-def change_state(node: LifecycleNode, transition_id: int) -> EmitEvent:
-    """Return the request of one lifecycle transition."""
-    event = ChangeState(lifecycle_node_matcher=matches_action(node), transition_id=transition_id)
-    return EmitEvent(event=event)
 
 
 def rviz_node(values: dict[str, str]) -> Node:
