@@ -199,3 +199,12 @@ def test_what_cannot_be_rendered_is_refused(numbers: tuple[int, ...]) -> None:
     sequences, frames, width, height, samples = numbers
     with pytest.raises(UsageError, match='must be positive'):
         render_batch(range(sequences), frames, width, height, samples=samples)
+
+
+def test_rendering_elsewhere_neither_mixes_devices_nor_waits_for_data() -> None:
+    """The meta device computes shapes alone and refuses both; it stands in for a GPU."""
+    other = render_batch(range(3), FRAMES, WIDTH, HEIGHT, device='meta')
+    assert other.images.shape == (3, FRAMES, 3, HEIGHT, WIDTH)
+    assert other.depth_m.shape == (3, FRAMES, HEIGHT, WIDTH)
+    for name in ('images', 'depth_m', 'camera_from_world', 'intrinsics', 'stamp_s', 'motion_kind'):
+        assert getattr(other, name).device.type == 'meta', name
