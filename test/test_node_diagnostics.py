@@ -8,8 +8,8 @@ import time
 
 import numpy as np
 import pytest
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus  # type: ignore[import-untyped]
-from std_msgs.msg import Header  # type: ignore[import-untyped]
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from std_msgs.msg import Header
 
 from qvggt_ros.node.diagnostics import COUNTERS, diagnostic_array, resident_memory_mb
 from qvggt_ros.node.engine_setup import EngineIdentity

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sensor_msgs.msg import CompressedImage, Image  # type: ignore[import-untyped]
+from sensor_msgs.msg import CompressedImage, Image
 
 from qvggt_ros.errors import ImageError
 from qvggt_ros.node.image_conversion import (

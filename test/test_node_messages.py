@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rclpy.serialization import deserialize_message, serialize_message
-from sensor_msgs.msg import Image, PointCloud2, PointField  # type: ignore[import-untyped]
+from sensor_msgs.msg import Image, PointCloud2, PointField
 
 from qvggt_ros.node.image_conversion import rgb_from_image
 from qvggt_ros.node.messages import (

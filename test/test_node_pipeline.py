@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from oracle_engine import FOV_W_RAD, OracleEngine, image_of_frame
-from sensor_msgs.msg import CameraInfo, Image  # type: ignore[import-untyped]
+from sensor_msgs.msg import CameraInfo, Image
 
 from qvggt_ros.engine.interface import WindowOutput
 from qvggt_ros.errors import EngineError

@@ -19,18 +19,18 @@ from typing import Any
 import camera_bags
 import numpy as np
 import pytest
-from diagnostic_msgs.msg import DiagnosticArray  # type: ignore[import-untyped]
-from geometry_msgs.msg import PoseWithCovarianceStamped  # type: ignore[import-untyped]
-from nav_msgs.msg import Odometry  # type: ignore[import-untyped]
+from diagnostic_msgs.msg import DiagnosticArray
+from geometry_msgs.msg import PoseWithCovarianceStamped
+from nav_msgs.msg import Odometry
 from nav_msgs.msg import Path as PathMessage
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from ros_harness import MANY, Ros, command, process, ros, run_to_end, stop
-from sensor_msgs.msg import CameraInfo, Image, PointCloud2  # type: ignore[import-untyped]
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from small_networks import SMALL_FRAMES, small_bundle
-from std_srvs.srv import SetBool, Trigger  # type: ignore[import-untyped]
-from tf2_msgs.msg import TFMessage  # type: ignore[import-untyped]
+from std_srvs.srv import SetBool, Trigger
+from tf2_msgs.msg import TFMessage
 
 from qvggt_ros.node.messages import POINT_DTYPE, header, stamp_to_ns
 from qvggt_ros.node.reconstruct_node import ReconstructNode

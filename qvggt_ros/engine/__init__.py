@@ -37,7 +37,7 @@ def open_bundle(
     manifest = read_manifest(folder)
     # Imported late: a manifest can be read where no runtime is installed.
     try:
-        import onnxruntime  # type: ignore[import-untyped]
+        import onnxruntime
 
         from qvggt_ros.engine.onnxruntime_engine import OnnxRuntimeEngine
     except ImportError as error:

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import rclpy
-from geometry_msgs.msg import PoseWithCovarianceStamped  # type: ignore[import-untyped]
-from rcl_interfaces.msg import (  # type: ignore[import-untyped]
+from geometry_msgs.msg import PoseWithCovarianceStamped
+from rcl_interfaces.msg import (
     FloatingPointRange,
     IntegerRange,
     ParameterDescriptor,
@@ -25,7 +25,7 @@ from rclpy.duration import Duration
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image  # type: ignore[import-untyped]
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from qvggt_ros.errors import BagError, UsageError
 from qvggt_ros.node.bag_reader import COMPRESSED_TYPE, BagMessage, BagReader

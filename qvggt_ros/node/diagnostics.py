@@ -8,8 +8,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue  # type: ignore[import-untyped]
-from std_msgs.msg import Header  # type: ignore[import-untyped]
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from std_msgs.msg import Header
 
 from qvggt_ros.node.engine_setup import EngineIdentity
 from qvggt_ros.node.statistics import Snapshot

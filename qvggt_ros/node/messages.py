@@ -7,11 +7,11 @@ from __future__ import annotations
 from array import array
 
 import numpy as np
-from builtin_interfaces.msg import Time  # type: ignore[import-untyped]
-from geometry_msgs.msg import Point, Pose, Quaternion  # type: ignore[import-untyped]
+from builtin_interfaces.msg import Time
+from geometry_msgs.msg import Point, Pose, Quaternion
 from numpy.typing import NDArray
-from sensor_msgs.msg import PointCloud2, PointField  # type: ignore[import-untyped]
-from std_msgs.msg import Header  # type: ignore[import-untyped]
+from sensor_msgs.msg import PointCloud2, PointField
+from std_msgs.msg import Header
 
 from qvggt_ros.reconstruction.cloud import PointCloud
 from qvggt_ros.reconstruction.geometry import Float64Array, quaternion_from_rotation

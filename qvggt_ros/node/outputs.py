@@ -9,11 +9,11 @@ from collections import deque
 from typing import Any
 
 import numpy as np
-from geometry_msgs.msg import PoseStamped, PoseWithCovariance, PoseWithCovarianceStamped  # type: ignore[import-untyped]
-from nav_msgs.msg import Odometry, Path  # type: ignore[import-untyped]
+from geometry_msgs.msg import PoseStamped, PoseWithCovariance, PoseWithCovarianceStamped
+from nav_msgs.msg import Odometry, Path
 from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import DurabilityPolicy, QoSProfile
-from sensor_msgs.msg import PointCloud2  # type: ignore[import-untyped]
+from sensor_msgs.msg import PointCloud2
 
 from qvggt_ros.node.messages import cloud_message, header, pose_message
 from qvggt_ros.node.parameters import NodeSettings

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import rclpy
-from diagnostic_msgs.msg import DiagnosticArray  # type: ignore[import-untyped]
-from rcl_interfaces.msg import SetParametersResult  # type: ignore[import-untyped]
+from diagnostic_msgs.msg import DiagnosticArray
+from rcl_interfaces.msg import SetParametersResult
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
-from std_msgs.msg import Header  # type: ignore[import-untyped]
-from std_srvs.srv import SetBool, Trigger  # type: ignore[import-untyped]
+from std_msgs.msg import Header
+from std_srvs.srv import SetBool, Trigger
 
 from qvggt_ros.errors import QvggtError
 from qvggt_ros.node.camera_info import CalibrationCache

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from geometry_msgs.msg import TransformStamped, Vector3  # type: ignore[import-untyped]
+from geometry_msgs.msg import TransformStamped, Vector3
 from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import QoSProfile
 
@@ -18,7 +18,7 @@ from qvggt_ros.node.messages import header, pose_message
 from qvggt_ros.reconstruction.frames import FramePose
 
 try:
-    from tf2_msgs.msg import TFMessage  # type: ignore[import-untyped]
+    from tf2_msgs.msg import TFMessage
 except ImportError:
     TFMessage = None
 

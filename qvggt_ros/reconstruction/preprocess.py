@@ -28,6 +28,7 @@ PREPROCESS_MODES: tuple[PreprocessMode, ...] = ('crop', 'pad')
 TRAINING_SIZE = 518
 PATCH_SIZE = 14
 WHITE = 255
+BICUBIC = getattr(Image, 'Resampling', Image).BICUBIC  # Ubuntu 22.04's Pillow 9.0 has no enum
 
 UInt8Array = NDArray[np.uint8]
 Float32Array = NDArray[np.float32]
@@ -171,7 +172,7 @@ def resize_for_engine(image: UInt8Array, plan: PreprocessPlan) -> UInt8Array:
     if image.shape != expected or image.dtype != np.uint8:
         raise ImageError(f'image {image.shape} {image.dtype}: must be {expected} uint8 RGB')
     size = (plan.resized_width, plan.resized_height)
-    resized = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
+    resized = np.asarray(Image.fromarray(image).resize(size, BICUBIC))
     if size == (plan.engine_width, plan.engine_height):
         return resized
     result = np.full((plan.engine_height, plan.engine_width, 3), WHITE, dtype=np.uint8)

@@ -4,13 +4,12 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-
-import numpy as np
 
 PERCENTILES = (50, 95, 99)
 
@@ -41,9 +40,9 @@ class RollingPercentiles:
         """Return the percentiles, None before the first value."""
         if not self._values:
             return None
-        # A percentile is one of the values that occurred, never between two of them.
-        values = np.percentile(np.array(self._values), PERCENTILES, method='inverted_cdf')
-        p50, p95, p99 = (float(value) for value in values)
+        # Nearest rank: a percentile is one of the values that occurred, never between two.
+        ordered = sorted(self._values)
+        p50, p95, p99 = (ordered[math.ceil(len(ordered) * p / 100) - 1] for p in PERCENTILES)
         return Percentiles(p50, p95, p99, self._count)
 
     def clear(self) -> None:
