@@ -27,7 +27,7 @@ from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from ros_harness import MANY, Ros, command, process, ros, run_to_end, stop
-from sensor_msgs.msg import CameraInfo, Image, PointCloud2
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 from small_networks import SMALL_FRAMES, small_bundle
 from std_srvs.srv import SetBool, Trigger
 from tf2_msgs.msg import TFMessage
@@ -313,6 +313,36 @@ def test_images_are_heard_however_they_are_offered(made: Ros, offered: Reliabili
     made.until(lambda: len(poses) == 4)
 
 
+def test_incompatible_qos_is_told_with_what_to_look_at(made: Ros) -> None:
+    arrays = made.heard(DiagnosticArray, '/diagnostics')
+    node = new_node(made, image_reliability='reliable')
+    activate(node)
+    best_effort = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
+    made.node.create_publisher(Image, 'image_raw', best_effort)
+
+    def told() -> bool:
+        messages = [status.message for array in arrays for status in array.status]
+        return any('offers another RELIABILITY than is asked for' in text for text in messages)
+
+    made.until(told)
+
+
+def test_compressed_images_are_taken_where_asked_for(made: Ros) -> None:
+    poses = made.heard(PoseWithCovarianceStamped, f'{TOPIC}/pose')
+    publisher = made.node.create_publisher(CompressedImage, 'image_raw/compressed', MANY)
+    node = new_node(made, image_transport='compressed')
+    activate(node)
+    made.spin(0.8)
+    made.until(lambda: publisher.get_subscription_count() == 1)
+    for index in range(4):
+        source = camera_bags.compressed_image(index)
+        message = CompressedImage(format='png', data=array('B', source.data.tobytes()))
+        message.header = header(camera_bags.stamp_of(index), camera_bags.FRAME_ID)
+        publisher.publish(message)
+        made.spin(0.02)
+    made.until(lambda: len(poses) == 4)
+
+
 def test_qos_overrides_are_honoured(made: Ros) -> None:
     override = {'qos_overrides./image_raw.subscription.reliability': 'reliable'}
     node = new_node(made, image_reliability='best_effort', **override)
@@ -398,8 +428,7 @@ def test_standalone_is_ready_soon_and_ends_when_interrupted() -> None:
             for words in (' loading ', ' engine loaded ', ' ready: '):
                 if words in lines[-1]:
                     said_at_s[words] = time.monotonic() - started_s
-        # everything but the engine itself, from the start of Python on
-        assert said_at_s[' loading '] + said_at_s[' ready: '] - said_at_s[' engine loaded '] < 2
+        assert said_at_s[' ready: '] - said_at_s[' engine loaded '] < 2
         ready = [line for line in lines if ' ready: ' in line]
         assert len(ready) == 1
         for words in (
