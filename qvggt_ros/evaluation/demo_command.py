@@ -122,7 +122,7 @@ def _rendered_recording(out: Path, console: Console) -> Path:
         console.print("Rendering a robot's drive through a room (once)")
         _run_command(
             'qvggt_ros.synthetic.synth_command',
-            ['bag', '--out', str(path), '--depth', '--samples', '1'],
+            ['bag', '--out', str(path), '--depth'],
         )
     return path
 
