@@ -177,6 +177,7 @@ def test_lockstep_with_nobody_who_answers_says_so(tmp_path: Path) -> None:
     assert status == 2 and 'nobody publishes /absent/pose after 4 s' in said
 
 
+@pytest.mark.slow
 def test_a_recording_through_the_node_in_lockstep_loses_nothing(tmp_path: Path) -> None:
     bag = camera_bags.write_bag(tmp_path / 'recording', COUNT, encoding='bgr8')
     lockstep = {'wait_for': '/reconstruct/pose', 'max_in_flight': 4, 'rate': 1000.0}
@@ -192,6 +193,7 @@ def test_a_recording_through_the_node_in_lockstep_loses_nothing(tmp_path: Path) 
     np.testing.assert_allclose(found, wanted, atol=20)
 
 
+@pytest.mark.slow
 def test_a_recording_at_its_own_pace_loses_nothing(tmp_path: Path) -> None:
     bag = camera_bags.write_bag(tmp_path / 'recording', COUNT)
     poses, clouds, _ = through_the_node(bag, {'rate': 1.0})

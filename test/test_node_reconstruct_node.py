@@ -32,6 +32,7 @@ from small_networks import SMALL_FRAMES, small_bundle
 from std_srvs.srv import SetBool, Trigger
 from tf2_msgs.msg import TFMessage
 
+from qvggt_ros.node import tf_output
 from qvggt_ros.node.messages import POINT_DTYPE, header, stamp_to_ns
 from qvggt_ros.node.reconstruct_node import ReconstructNode
 from qvggt_ros.reconstruction.frames import STAGES
@@ -311,6 +312,31 @@ def test_images_are_heard_however_they_are_offered(made: Ros, offered: Reliabili
     assert subscription.qos_profile.reliability == offered
     camera.send(range(4))
     made.until(lambda: len(poses) == 4)
+
+
+def test_without_tf2_msgs_all_else_is_published(
+    made: Ros, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tf_output, 'TFMessage', None)
+    poses = made.heard(PoseWithCovarianceStamped, f'{TOPIC}/pose')
+    node = new_node(made)
+    activate(node)
+    Camera(made, node).send(range(3))
+    made.until(lambda: len(poses) == 3)
+    assert made.node.count_publishers('/tf') == 0
+    deactivate(node)
+
+
+def test_images_without_frame_id_have_poses_but_no_transform(made: Ros) -> None:
+    poses = made.heard(PoseWithCovarianceStamped, f'{TOPIC}/pose')
+    transforms = made.heard(TFMessage, '/tf')
+    node = new_node(made)
+    activate(node)
+    camera = Camera(made, node)
+    for index in range(3):
+        camera.send(range(index, index + 1), header=header(camera_bags.stamp_of(index), ''))
+    made.until(lambda: len(poses) == 3)
+    assert transforms == []
 
 
 def test_incompatible_qos_is_told_with_what_to_look_at(made: Ros) -> None:

@@ -23,6 +23,7 @@ COUNTERS = (
     'frames_received',
     'frames_dropped',
     'frames_skipped',
+    'frames_paused',
     'frames_refused',
     'frames_out_of_order',
     'frames_lost',
