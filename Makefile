@@ -15,6 +15,8 @@ ARGS ?=
 unexport PYTHONPATH PYTHONHOME LD_LIBRARY_PATH AMENT_PREFIX_PATH CMAKE_PREFIX_PATH
 unexport COLCON_PREFIX_PATH RMW_IMPLEMENTATION _ROS_WHEELS_BOOTSTRAP_COMPLETE
 export ROS_AUTOMATIC_DISCOVERY_RANGE := LOCALHOST
+# Threads that wait by spinning make a busy machine many times slower.
+export OMP_WAIT_POLICY := passive
 
 .PHONY: help demo env test lint check clean
 

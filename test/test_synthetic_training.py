@@ -72,7 +72,7 @@ def test_a_resumed_run_goes_on_as_if_it_had_not_been_interrupted(tmp_path: Path)
     first.save()
     second = trainer(tmp_path / 'parts.safetensors')
     assert second.progress.step == 5
-    torch.testing.assert_close(steps(second, 3), expected[5:], rtol=2e-2, atol=0)
+    torch.testing.assert_close(steps(second, 3), expected[5:], rtol=1e-3, atol=0)
     assert second.progress.windows == whole.progress.windows
     assert second.progress.sequences == whole.progress.sequences
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -165,7 +166,8 @@ class Trainer:
         matches = patch_matches(
             targets.depth, targets.camera_from_first, windows.intrinsics, patch
         )
-        frames = torch.randperm(s)[: config.depth_frames].sort().values
+        rng = np.random.default_rng((config.seed, self.progress.step, 1))
+        frames = torch.from_numpy(np.sort(rng.permutation(s)[: config.depth_frames]))
         with torch.autocast(self.device.type, dtype=torch.bfloat16):
             tokens = model.encode(windows.images.flatten(0, 1)).unflatten(0, (b, s))
             camera_tokens, taps = model.aggregator(tokens, grid)
