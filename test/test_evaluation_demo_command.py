@@ -14,6 +14,7 @@ from camera_bags import write_bag
 from small_networks import small_bundle
 
 from qvggt_ros import cli
+from qvggt_ros.evaluation.demo_command import bundle_is_current
 from qvggt_ros.evaluation.playback import PlaybackConfig, play
 from qvggt_ros.evaluation.recording import open_recording
 from qvggt_ros.node.bag_reader import BagReader
@@ -53,6 +54,14 @@ def test_a_rendered_recording_with_truth(tmp_path: Path) -> None:
     cloud = recording.true_cloud()
     assert cloud is not None and len(cloud.xyz) > 100
     assert [frame.shape for frame in recording.sample_frames(2)] == [(48, 64, 3)] * 2
+
+
+def test_a_bundle_of_another_checkpoint_is_built_anew(tmp_path: Path) -> None:
+    checkpoint = tmp_path / 'model.safetensors'
+    assert not bundle_is_current(tmp_path, checkpoint)
+    assert bundle_is_current(small_bundle(), checkpoint)  # no checkpoint: any bundle will do
+    checkpoint.write_bytes(b'other weights')
+    assert not bundle_is_current(small_bundle(), checkpoint)
 
 
 def test_a_recording_without_truth(tmp_path: Path) -> None:

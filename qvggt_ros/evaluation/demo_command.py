@@ -18,7 +18,8 @@ from rich.table import Table
 
 import qvggt_ros
 from qvggt_ros.engine import read_manifest
-from qvggt_ros.errors import BagError, QvggtError, UsageError
+from qvggt_ros.engine.manifest import file_digest
+from qvggt_ros.errors import BagError, BundleError, QvggtError, UsageError
 from qvggt_ros.evaluation.demo_report import DrawnCloud, Picture, draw, moved, read_map
 from qvggt_ros.evaluation.playback import Playback, PlaybackConfig, play
 from qvggt_ros.evaluation.recording import Recording, open_recording
@@ -105,7 +106,7 @@ def _bundle(given: Path | None, console: Console) -> Path:
     """Return the bundle; the default one is built on first use."""
     if given is not None:
         return given
-    if not (DEFAULT_BUNDLE / 'manifest.json').exists():
+    if not bundle_is_current(DEFAULT_BUNDLE, TRAINED_MODEL):
         console.print('Building the bundle engines/demo (once)')
         weights = str(TRAINED_MODEL) if TRAINED_MODEL.exists() else 'random'
         _run_command(
@@ -113,6 +114,17 @@ def _bundle(given: Path | None, console: Console) -> Path:
             ['--checkpoint', weights, '--out', str(DEFAULT_BUNDLE)],
         )
     return DEFAULT_BUNDLE
+
+
+def bundle_is_current(bundle: Path, checkpoint: Path) -> bool:
+    """Return whether a bundle is there and was made of this checkpoint (of none, if absent)."""
+    if not (bundle / 'manifest.json').exists():
+        return False
+    try:
+        made_of = read_manifest(bundle, verify_files=False).checkpoint_sha256
+    except BundleError:
+        return False
+    return not checkpoint.exists() or made_of == file_digest(checkpoint)
 
 
 def _rendered_recording(out: Path, console: Console) -> Path:
