@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,13 +12,11 @@ from pathlib import Path
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Give a name beside `path` to write to; it takes the place of `path` if all goes well.
+    """Give a hidden name beside `path` to write to; it takes the place of `path` at the end.
 
-    The folder is made where it is missing. Whatever goes wrong, an older file stays as it was and
-    nothing half-written is left.
+    Whatever goes wrong, an older file stays as it was and nothing half-written is left.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + '.partial')
+    partial = path.with_name(f'.{path.name}.{os.getpid()}.partial')
     try:
         yield partial
         partial.replace(path)

@@ -11,8 +11,8 @@ import pytest
 from qvggt_ros.files import whole_file
 
 
-def test_a_file_and_its_folder_appear_when_all_went_well(tmp_path: Path) -> None:
-    path = tmp_path / 'new' / 'file.txt'
+def test_a_file_appears_when_all_went_well(tmp_path: Path) -> None:
+    path = tmp_path / 'file.txt'
     with whole_file(path) as partial:
         partial.write_text('text')
         assert not path.exists()

@@ -132,3 +132,13 @@ def test_the_averaged_model_carries_plain_keys(tmp_path: Path) -> None:
     with torch.inference_mode():
         out = model(torch.rand(1, 2, 3, 28, 42))
     assert out['pose_enc'].shape == (1, 2, 9) and torch.isfinite(out['depth']).all()
+
+
+def test_a_new_run_can_begin_with_other_weights(tmp_path: Path) -> None:
+    first = trainer(tmp_path / 'first.safetensors')
+    steps(first, 2)
+    second = trainer(tmp_path / 'second.safetensors')
+    second.begin_with(first.averaged_model())
+    for name, value in second.averaged_model().state_dict().items():
+        torch.testing.assert_close(value, first.average[name])
+    assert second.progress.step == 0

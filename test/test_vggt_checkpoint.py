@@ -89,6 +89,18 @@ def test_save_keeps_weights_and_config(tmp_path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o644
 
 
+def test_weights_can_be_stored_in_half_the_space(tmp_path: Path) -> None:
+    model = lively(SMALL)
+    save_checkpoint(tmp_path / 'whole.safetensors', model)
+    save_checkpoint(tmp_path / 'half.safetensors', model, torch.float16)
+    sizes = [(tmp_path / f'{n}.safetensors').stat().st_size for n in ('half', 'whole')]
+    assert sizes[0] < 0.6 * sizes[1]
+    loaded = load_model(tmp_path / 'half.safetensors').state_dict()
+    for key, value in model.state_dict().items():
+        assert loaded[key].dtype == torch.float32
+        torch.testing.assert_close(loaded[key], value, rtol=1e-3, atol=1e-4)
+
+
 def test_saving_under_another_suffix_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match='safetensors'):
         save_checkpoint(tmp_path / 'model.pt', VGGT(SMALL))

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qvggt_ros.errors import ReconstructionError
+from qvggt_ros.files import whole_file
 
 BoolArray = NDArray[np.bool_]
 Float32Array = NDArray[np.float32]
@@ -114,12 +114,9 @@ def write_ply(cloud: PointCloud, path: Path) -> None:
         f'ply\nformat binary_little_endian 1.0\nelement vertex {len(cloud)}\n'
         f'{properties}end_header\n'
     )
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
     try:
-        with temporary.open('wb') as file:
+        with whole_file(path) as partial, partial.open('wb') as file:
             file.write(header.encode('ascii'))
             file.write(vertices.tobytes())
-        temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise ReconstructionError(f'{path}: cannot be written: {error.strerror}') from error

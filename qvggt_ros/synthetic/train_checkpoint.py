@@ -48,6 +48,7 @@ def save_run(
         'progress': json.dumps(asdict(progress)),
         'model_config': json.dumps(model_config),
     }
+    path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as file:
         save_file(flat, file, metadata=metadata)
 

@@ -24,7 +24,7 @@ from qvggt_ros.synthetic.train_config import TrainConfig
 from qvggt_ros.synthetic.training import Trainer
 from qvggt_ros.synthetic.window_source import Rendered, Renderer
 from qvggt_ros.synthetic.windows import WINDOW_MOTION, training_motion
-from qvggt_ros.vggt import VGGT, VGGTConfig, save_checkpoint
+from qvggt_ros.vggt import VGGT, VGGTConfig, load_model, save_checkpoint
 
 # Rooms that are neither trained on nor tested with: the periodic validation looks at them.
 VALIDATION_SEED = 0
@@ -36,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--run', type=Path, required=True, help='run file; resumed if it exists')
     parser.add_argument('--minutes', type=float, required=True, help='length of this run')
     parser.add_argument('--out', type=Path, help='write the averaged model here (.safetensors)')
+    parser.add_argument('--init', type=Path, help='weights that a new run begins with')
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     parser.add_argument('--cooldown', action='store_true', help='let the learning rate fall to 0')
     parser.add_argument('--learning-rate', type=float, default=TrainConfig.learning_rate)
@@ -58,6 +59,8 @@ def run(args: argparse.Namespace) -> int:
     model_config = VGGTConfig.demo()
     renderer = _renderer(model_config, args.device)
     trainer = Trainer(model_config, config, renderer, args.run, args.device)
+    if args.init and not args.run.exists():
+        trainer.begin_with(load_model(args.init, model_config))
     history = args.run.with_suffix('.jsonl')
     console = Console()
     with ProgressBar(
@@ -80,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
             shown = ' '.join(f'{name} {value:.3g}' for name, value in figures.items())
             console.print(f'{progress.windows} windows: {shown}')
             if args.out:
-                save_checkpoint(args.out, model)
+                save_checkpoint(args.out, model, torch.float16)
 
         trainer.run(args.minutes, report, validate, args.cooldown)
     return 0

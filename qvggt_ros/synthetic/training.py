@@ -220,6 +220,11 @@ class Trainer:
             [self.average[n] for n in floating], [state[n] for n in floating], 1 - decay
         )
 
+    def begin_with(self, model: VGGT) -> None:
+        """Take another network's weights; optimiser and counters stay as they are."""
+        self.model.load_state_dict(model.state_dict())
+        self.average = {n: v.detach().clone() for n, v in self.model.state_dict().items()}
+
     def averaged_model(self) -> VGGT:
         """Return a copy of the network with the moving average of its weights."""
         model = VGGT(self.model.config).to(self.device)

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import struct
 import zipfile
@@ -18,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from qvggt_ros.errors import CheckpointError, UsageError
+from qvggt_ros.files import whole_file
 from qvggt_ros.vggt.config import VGGTConfig
 from qvggt_ros.vggt.model import VGGT
 
@@ -78,22 +78,29 @@ def read_config(path: Path | str) -> VGGTConfig | None:
         raise CheckpointError(f'{path}: model config cannot be read: {_line(error)}') from error
 
 
-def save_checkpoint(path: Path | str, model: VGGT) -> None:
-    """Write a network's weights and config as `.safetensors`, whole or not at all."""
+def save_checkpoint(path: Path | str, model: VGGT, dtype: torch.dtype | None = None) -> None:
+    """Write a network's weights and config as `.safetensors`, whole or not at all.
+
+    Args:
+        path: the file.
+        model: the network.
+        dtype: of the stored weights, the network's own if None; loading brings float32 back.
+
+    """
     path = Path(path)
     if path.suffix != '.safetensors':
         raise UsageError(f'{path}: checkpoints are written as .safetensors')
-    state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+    state = {
+        key: value.detach().to('cpu', dtype).contiguous()
+        for key, value in model.state_dict().items()
+    }
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        save_file(state, temporary, metadata={CONFIG_KEY: json.dumps(model.config.to_dict())})
-        temporary.chmod(0o644)  # safetensors writes it for its owner alone
-        temporary.replace(path)
+        with whole_file(path) as partial:
+            save_file(state, partial, metadata={CONFIG_KEY: json.dumps(model.config.to_dict())})
+            partial.chmod(0o644)  # safetensors writes it for its owner alone
     except OSError as error:
         raise CheckpointError(f'{path}: cannot be written: {_line(error)}') from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _read_state(path: Path) -> dict[str, Tensor]:
