@@ -6,12 +6,14 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import signal
 import sys
 from collections.abc import Sequence
 
 from qvggt_ros import __version__
 from qvggt_ros.errors import QvggtError
 
+DESCRIPTION = 'Windowed multi-frame 3D reconstruction with VGGT engines, without and with ROS 2.'
 # name -> (module with `add_arguments(parser)` and `run(args) -> int`, one line of help)
 COMMANDS = {
     'build': ('qvggt_ros.export.build_command', 'make a bundle from a checkpoint'),
@@ -31,6 +33,8 @@ EXIT_BAD_INPUT = 2
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one sub-command; return its exit status (2 and one line on bad input)."""
+    # Ended politely, a command ends its children and leaves nothing half-written either.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = _parser(arguments)
     args = parser.parse_args(arguments)
@@ -46,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     """Build the parser; only the called command's module is imported."""
-    parser = argparse.ArgumentParser(prog='qvggt', description=__doc__)
+    parser = argparse.ArgumentParser(prog='qvggt', description=DESCRIPTION)
     parser.add_argument('--version', action='version', version=f'qvggt {__version__}')
     subparsers = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
     called = next((word for word in arguments if not word.startswith('-')), None)

@@ -64,13 +64,15 @@ def test_a_bundle_of_another_checkpoint_is_built_anew(tmp_path: Path) -> None:
     assert not bundle_is_current(small_bundle(), checkpoint)
 
 
-def test_a_recording_without_truth(tmp_path: Path) -> None:
-    bag, out = write_bag(tmp_path / 'bag', 7), tmp_path / 'out'
+@pytest.mark.parametrize('encoding', ['rgb8', 'png'])
+def test_a_recording_without_truth_raw_or_compressed(tmp_path: Path, encoding: str) -> None:
+    bag, out = write_bag(tmp_path / 'bag', 7, encoding=encoding), tmp_path / 'out'
     assert (
         cli.main(['demo', '--bag', str(bag), '--bundle', str(small_bundle()), '--out', str(out)])
         == 0
     )
-    assert 'trajectory' not in json.loads((out / 'latency.json').read_text())
+    figures = json.loads((out / 'latency.json').read_text())
+    assert figures['poses'] == 7 and 'trajectory' not in figures
     assert (out / 'demo.png').exists()
 
 
@@ -97,7 +99,10 @@ def truncated_bag(tmp_path: Path) -> Path:
     return bag
 
 
-@pytest.mark.parametrize('fault', ['missing', 'truncated', 'foreign', 'no images', 'bad bundle'])
+FAULTS = ['missing', 'truncated', 'foreign', 'no images', 'bad bundle', 'bad folder']
+
+
+@pytest.mark.parametrize('fault', FAULTS)
 def test_bad_input_is_one_line_status_2_and_leaves_nothing(
     tmp_path: Path, shared_dir: Path, capsys: pytest.CaptureFixture[str], fault: str
 ) -> None:
@@ -112,11 +117,12 @@ def test_bad_input_is_one_line_status_2_and_leaves_nothing(
         bag.write_bytes(b'this is no bag' * 100)
     elif fault == 'no images':
         bag = shared_dir / 'data' / 'nav2_turtlebot.mcap'
-    else:
+    elif fault == 'bad bundle':
         bundle = tmp_path
-    out = tmp_path / 'out'
+    out = Path('/proc/out') if fault == 'bad folder' else tmp_path / 'out'
     assert cli.main(['demo', '--bag', str(bag), '--bundle', str(bundle), '--out', str(out)]) == 2
     said = capsys.readouterr().err.strip().splitlines()
     assert len(said) == 1, said
-    assert str(bundle if fault == 'bad bundle' else bag) in said[0]
-    assert not out.exists() or not list(out.iterdir())
+    named = {'bad bundle': bundle, 'bad folder': out}.get(fault, bag)
+    assert str(named) in said[0]
+    assert not out.exists()

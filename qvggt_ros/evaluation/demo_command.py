@@ -18,7 +18,7 @@ from rich.table import Table
 
 import qvggt_ros
 from qvggt_ros.engine import read_manifest
-from qvggt_ros.engine.manifest import file_digest
+from qvggt_ros.engine.manifest import Manifest, file_digest
 from qvggt_ros.errors import BagError, BundleError, QvggtError, UsageError
 from qvggt_ros.evaluation.demo_report import DrawnCloud, Picture, draw, moved, read_map
 from qvggt_ros.evaluation.playback import Playback, PlaybackConfig, play
@@ -34,6 +34,10 @@ from qvggt_ros.files import whole_file
 PROJECT = Path(qvggt_ros.__file__).parent.parent
 DEFAULT_BUNDLE = PROJECT / 'engines' / 'demo'
 TRAINED_MODEL = DEFAULT_BUNDLE / 'model.safetensors'
+UNTRAINED_WARNING = (
+    'The weights are random: this shows that everything runs, and how fast. Map and trajectory '
+    'mean nothing until there is a trained model (qvggt synth train, or BUNDLE=...).'
+)
 STAGES = ('preprocess', 'encoder', 'window', 'depth', 'decode', 'align', 'points', 'total')
 
 
@@ -50,7 +54,7 @@ class Results:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument(
-        '--bag', type=Path, help='a recording (MCAP or sqlite3); default: rendered'
+        '--bag', type=Path, help='a recording (MCAP, sqlite3 or ROS 1); default: rendered'
     )
     parser.add_argument('--bundle', type=Path, help='default: engines/demo, built if absent')
     parser.add_argument('--out', type=Path, default=Path('demo_output'), help='output folder')
@@ -72,27 +76,46 @@ def run(args: argparse.Namespace) -> int:
     if args.rate <= 0:
         raise UsageError(f'--rate {args.rate}: must be positive')
     parameters = dict(_split_parameter(text) for text in args.param)
-    args.out.mkdir(parents=True, exist_ok=True)
+    # What the user named is looked at before anything is made.
+    if args.bundle is not None:
+        read_manifest(args.bundle)
+    given = None if args.bag is None else open_recording(args.bag, args.image_topic)
+    _make_folder(args.out)
     bundle = _bundle(args.bundle, console)
-    bag = args.bag or _rendered_recording(args.out, console)
-    recording = open_recording(bag, args.image_topic)
+    recording = given or open_recording(_rendered_recording(args.out, console))
     config = PlaybackConfig(
-        bag=bag,
+        bag=recording.path,
         bundle=bundle,
         map_path=(args.out / 'map.ply').resolve(),
         rate=args.rate,
         lockstep=not args.drop,
         image_topic=recording.image_topic,
+        compressed=recording.compressed,
         node_parameters=parameters,
     )
     results = _results(recording, _play(config, recording, console))
-    _write(results, args.out, console)
-    console.print(_table(results, bundle))
+    manifest = read_manifest(bundle)
+    _write(results, args.out, is_untrained(manifest), console)
+    console.print(_table(results, manifest))
+    if is_untrained(manifest):
+        console.print(UNTRAINED_WARNING, style='bold yellow')
     console.print(f'Left in {args.out}/: ' + ', '.join(sorted(p.name for p in args.out.iterdir())))
     missing = recording.image_count - len(results.playback.stamps_ns)
     if missing and not args.drop:
         raise QvggtError(f'{missing} of {recording.image_count} frames got no pose')
     return 0
+
+
+def is_untrained(manifest: Manifest) -> bool:
+    """Return whether a bundle's weights are random, so that its geometry means nothing."""
+    return manifest.checkpoint.startswith('random')
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f'--out {path}: cannot be made: {error.strerror}') from error
 
 
 def _split_parameter(text: str) -> tuple[str, str]:
@@ -164,7 +187,7 @@ def _results(recording: Recording, playback: Playback) -> Results:
     return Results(recording, playback, estimate, error)
 
 
-def _write(results: Results, out: Path, console: Console) -> None:
+def _write(results: Results, out: Path, untrained: bool, console: Console) -> None:
     """Write trajectory, figures and picture; the map is there already."""
     write_tum(out / 'trajectory.tum', results.estimate)
     if results.recording.truth is not None:
@@ -172,7 +195,8 @@ def _write(results: Results, out: Path, console: Console) -> None:
     with whole_file(out / 'latency.json') as file:
         file.write_text(json.dumps(_figures(results), indent=2) + '\n')
     console.print('Drawing the picture')
-    draw(_picture(results, read_map(out / 'map.ply')), out / 'demo.png')
+    picture = _picture(results, read_map(out / 'map.ply'), untrained)
+    draw(picture, out / 'demo.png')
 
 
 def _figures(results: Results) -> dict[str, object]:
@@ -194,7 +218,7 @@ def _figures(results: Results) -> dict[str, object]:
     return figures
 
 
-def _picture(results: Results, found: DrawnCloud) -> Picture:
+def _picture(results: Results, found: DrawnCloud, untrained: bool) -> Picture:
     recording, error = results.recording, results.error
     similarity = np.eye(4) if error is None else error.truth_from_map
     path = np.asarray(results.estimate.positions_xyz)
@@ -205,7 +229,7 @@ def _picture(results: Results, found: DrawnCloud) -> Picture:
         path=path @ similarity[:3, :3].T + similarity[:3, 3],
         true_map=recording.true_cloud(),
         true_path=None if truth is None else np.asarray(truth.positions_xyz),
-        title=_title(results),
+        title=_title(results) + (' - UNTRAINED WEIGHTS' if untrained else ''),
     )
 
 
@@ -219,14 +243,14 @@ def _title(results: Results) -> str:
     return ': '.join(words)
 
 
-def _table(results: Results, bundle: Path) -> Table:
+def _table(results: Results, manifest: Manifest) -> Table:
     """Return the short table for the screen."""
     playback, error, recording = results.playback, results.error, results.recording
-    manifest = read_manifest(bundle)
     table = Table(title=f'{manifest.name}: {manifest.precision}', show_header=False)
     table.add_row(
         'frames played, poses received', f'{recording.image_count}, {len(playback.stamps_ns)}'
     )
+    table.add_row('frames dropped', playback.diagnostics.get('frames_dropped', 'not reported'))
     table.add_row('windows, points', f'{playback.windows}, {playback.points}')
     for stage in STAGES:
         p50, p95 = (playback.diagnostics.get(f'{stage}_{p}_ms') for p in ('p50', 'p95'))

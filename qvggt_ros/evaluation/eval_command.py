@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -57,7 +58,9 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f'--data {args.data}: holds no window of {args.frames} frames')
     Console().print(_table(args, figures))
     if args.json:
-        print(json.dumps(figures))
+        # JSON has no NaN: what could not be measured is null.
+        known = {k: v if math.isfinite(v) else None for k, v in figures.items()}
+        print(json.dumps(known))
     return 0
 
 
@@ -68,6 +71,8 @@ def open_model(path: Path) -> tuple[Predict, int, int]:
 
         engine = open_bundle(path)
         return engine_predictor(engine), engine.manifest.image_width, engine.manifest.image_height
+    if not path.exists():
+        raise UsageError(f'{path}: no such bundle or checkpoint')
     from qvggt_ros.vggt import load_model
 
     file = path / 'model.safetensors' if path.is_dir() else path

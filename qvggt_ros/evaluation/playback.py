@@ -53,6 +53,7 @@ class PlaybackConfig:
         rate: playback speed, 1 = as recorded.
         node_parameters: further parameters of the node.
         image_topic: of the bag; empty = the first one with images.
+        compressed: whether its images are CompressedImage.
         lockstep: hold frames back while the node is behind, so that none is dropped.
 
     """
@@ -63,6 +64,7 @@ class PlaybackConfig:
     rate: float = 1.0
     lockstep: bool = True
     image_topic: str = ''
+    compressed: bool = False
     node_parameters: dict[str, str] = field(default_factory=dict)
 
 
@@ -102,14 +104,15 @@ def play(config: PlaybackConfig, progress: Callable[[int], None]) -> Playback:
 
     """
     context = rclpy.Context()
-    rclpy.init(context=context, domain_id=_own_domain())
+    # Without the words of our own command line, which are not for ROS.
+    rclpy.init(args=[], context=context, domain_id=_own_domain())
     listener = _Listener(context)
     executor = SingleThreadedExecutor(context=context)
     executor.add_node(listener)
     begun = time.monotonic()
     try:
         with _process('node', _node_command(config)) as node:
-            _wait_until_ready(executor, listener, node)
+            _wait_until_ready(executor, listener, node, config)
             with _process('player', _player_command(config)) as player:
                 while player.running():
                     _spin(executor, listener, node, progress)
@@ -202,6 +205,7 @@ def _node_command(config: PlaybackConfig) -> list[str]:
         'bundle': str(config.bundle),
         'autostart': 'true',
         'save_map_path': str(config.map_path),
+        'image_transport': 'compressed' if config.compressed else 'raw',
         **config.node_parameters,
     }
     remaps = {'__node': NODE_NAME, 'image_raw': IMAGE_TOPIC, 'camera_info': CAMERA_INFO_TOPIC}
@@ -248,11 +252,12 @@ def _spin(
 
 
 def _wait_until_ready(
-    executor: SingleThreadedExecutor, listener: _Listener, node: _Process
+    executor: SingleThreadedExecutor, listener: _Listener, node: _Process, config: PlaybackConfig
 ) -> None:
     """Wait until the node listens for images."""
     deadline = time.monotonic() + NODE_READY_TIMEOUT_S
-    while listener.count_subscribers(IMAGE_TOPIC) == 0:
+    topic = f'{IMAGE_TOPIC}/compressed' if config.compressed else IMAGE_TOPIC
+    while listener.count_subscribers(topic) == 0:
         _spin(executor, listener, node, lambda _: None)
         if time.monotonic() > deadline:
             raise EngineError(f'the node was not ready after {NODE_READY_TIMEOUT_S:.0f} s')

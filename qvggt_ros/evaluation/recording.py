@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from qvggt_ros.evaluation.demo_report import DrawnCloud
 from qvggt_ros.evaluation.trajectory import make_trajectory
-from qvggt_ros.node.bag_reader import BagReader
+from qvggt_ros.node.bag_reader import COMPRESSED_TYPE, BagReader
 from qvggt_ros.node.image_conversion import rgb_from_message
 from qvggt_ros.reconstruction.geometry import pose_matrix, rotation_from_quaternion
 
@@ -42,6 +42,7 @@ class Recording:
         path: the bag.
         image_topic: the topic that is played.
         image_count: images on it.
+        compressed: whether they are CompressedImage.
         truth: the true trajectory of the camera, None where there is none.
         truth_stamps_ns: its stamps, exactly.
 
@@ -50,6 +51,7 @@ class Recording:
     path: Path
     image_topic: str
     image_count: int
+    compressed: bool = False
     truth: PoseTrajectory3D | None = None
     truth_stamps_ns: tuple[int, ...] = ()
 
@@ -100,7 +102,8 @@ def open_recording(path: Path, image_topic: str = '', truth_topic: str = TRUTH_T
         images = bag.image_topic(image_topic)
         stamps_ns, poses = _true_poses(bag, truth_topic)
         truth = make_trajectory(stamps_ns, np.stack(poses)) if poses else None
-        return Recording(path, images.name, images.count, truth, tuple(stamps_ns))
+        compressed = images.type_name == COMPRESSED_TYPE
+        return Recording(path, images.name, images.count, compressed, truth, tuple(stamps_ns))
 
 
 def _true_poses(bag: BagReader, topic: str) -> tuple[list[int], list[NDArray[np.float64]]]:

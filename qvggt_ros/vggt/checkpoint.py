@@ -126,8 +126,11 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         TypeError,
         struct.error,
     ) as error:
+        # PyTorch's own advice on this one is to load without protection: not to be passed on.
+        refused = isinstance(error, pickle.UnpicklingError)
+        reason = 'it holds more than weights, or none' if refused else _line(error)
         raise CheckpointError(
-            f'{path}: not a readable checkpoint (truncated or of another kind): {_line(error)}'
+            f'{path}: not a readable checkpoint (truncated or of another kind): {reason}'
         ) from error
     return _unwrapped(path, loaded)
 
