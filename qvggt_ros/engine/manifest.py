@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from qvggt_ros.errors import BundleError
+from qvggt_ros.files import whole_file
 
 SCHEMA_VERSION = 1
 MANIFEST_FILE = 'manifest.json'
@@ -118,9 +119,8 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write `manifest.json`, with a digest of its own content, so that an edit is noticed."""
     content = asdict(manifest)
     text = json.dumps({**content, 'manifest_sha256': content_digest(content)}, indent=1)
-    temporary = folder / f'.{MANIFEST_FILE}.tmp'
-    temporary.write_text(text + '\n', encoding='utf-8')
-    temporary.replace(folder / MANIFEST_FILE)
+    with whole_file(folder / MANIFEST_FILE) as file:
+        file.write_text(text + '\n', encoding='utf-8')
 
 
 def read_manifest(folder: Path, verify_files: bool = True) -> Manifest:

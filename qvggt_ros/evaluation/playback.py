@@ -32,14 +32,14 @@ from sensor_msgs.msg import PointCloud2
 from std_srvs.srv import Trigger
 
 from qvggt_ros.errors import BagError, EngineError
-from qvggt_ros.reconstruction.geometry import pose_matrix, rotation_from_quaternion
+from qvggt_ros.evaluation.trajectory import matrix_of_pose
+from qvggt_ros.node.messages import stamp_to_ns
 
 NODE_NAME = 'reconstruct'
 IMAGE_TOPIC, CAMERA_INFO_TOPIC = '/playback/image_raw', '/playback/camera_info'
 NODE_READY_TIMEOUT_S = 120.0
 SETTLE_TIMEOUT_S = 30.0  # for the last window, after the player has ended
 STOP_TIMEOUT_S = 10.0
-EXIT_BAD_INPUT = 2
 
 
 @dataclass(frozen=True)
@@ -143,13 +143,11 @@ class _Listener(Node):
         self.save_map: Client = self.create_client(Trigger, f'/{NODE_NAME}/save_map')
 
     def _on_pose(self, message: PoseWithCovarianceStamped) -> None:
-        heard, pose, stamp = self.heard, message.pose.pose, message.header.stamp
+        heard = self.heard
         if not heard.stamps_ns:
             heard.first_pose_s = time.monotonic() - self._started
-        heard.stamps_ns.append(stamp.sec * 10**9 + stamp.nanosec)
-        q, p = pose.orientation, pose.position
-        rotation = rotation_from_quaternion([q.x, q.y, q.z, q.w])
-        heard.map_from_camera.append(pose_matrix(rotation, [p.x, p.y, p.z]))
+        heard.stamps_ns.append(stamp_to_ns(message.header.stamp))
+        heard.map_from_camera.append(matrix_of_pose(message.pose.pose))
 
     def _on_points(self, message: PointCloud2) -> None:
         self.heard.windows += 1

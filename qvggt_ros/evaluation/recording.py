@@ -18,10 +18,9 @@ from evo.core.trajectory import PoseTrajectory3D
 from numpy.typing import NDArray
 
 from qvggt_ros.evaluation.demo_report import DrawnCloud
-from qvggt_ros.evaluation.trajectory import make_trajectory
+from qvggt_ros.evaluation.trajectory import make_trajectory, matrix_of_pose
 from qvggt_ros.node.bag_reader import COMPRESSED_TYPE, BagReader
 from qvggt_ros.node.image_conversion import rgb_from_message
-from qvggt_ros.reconstruction.geometry import pose_matrix, rotation_from_quaternion
 
 TRUTH_TOPIC = '/ground_truth/pose'
 TRUE_DEPTH_TOPIC = '/ground_truth/depth'
@@ -114,9 +113,8 @@ def _true_poses(bag: BagReader, topic: str) -> tuple[list[int], list[NDArray[np.
         return stamps, poses
     for message in bag.messages([topic]):
         pose = POSE_TYPES[found.type_name](bag.decode(message))
-        q, p = pose.orientation, pose.position
         stamps.append(message.stamp_ns)
-        poses.append(pose_matrix(rotation_from_quaternion([q.x, q.y, q.z, q.w]), [p.x, p.y, p.z]))
+        poses.append(matrix_of_pose(pose))
     return stamps, poses
 
 

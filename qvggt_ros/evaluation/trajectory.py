@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from evo.core import metrics, sync
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from qvggt_ros.errors import DatasetError
 from qvggt_ros.files import whole_file
+from qvggt_ros.reconstruction.geometry import pose_matrix, rotation_from_quaternion
 
 Float64Array = NDArray[np.float64]
 
@@ -52,6 +54,12 @@ def make_trajectory(stamps_ns: list[int], map_from_camera: Float64Array) -> Pose
         poses_se3=list(np.asarray(map_from_camera, dtype=np.float64)),
         timestamps=np.asarray(stamps_ns, dtype=np.int64) / 1e9,
     )
+
+
+def matrix_of_pose(pose: Any) -> Float64Array:
+    """Return [4, 4] of a geometry_msgs/Pose, as rclpy or rosbags give it."""
+    q, p = pose.orientation, pose.position
+    return pose_matrix(rotation_from_quaternion([q.x, q.y, q.z, q.w]), [p.x, p.y, p.z])
 
 
 def write_tum(path: Path, trajectory: PoseTrajectory3D) -> None:
