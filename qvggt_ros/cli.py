@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser(arguments)
     args = parser.parse_args(arguments)
     try:
-        return int(args.run(args))
+        return int(args.execute(args))
     except QvggtError as error:
         print(f'qvggt {args.command}: {error}', file=sys.stderr)
         return EXIT_BAD_INPUT
@@ -59,7 +59,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
         if name == called:
             module = importlib.import_module(module_name)
             module.add_arguments(subparser)
-            subparser.set_defaults(run=module.run)
+            subparser.set_defaults(execute=module.run)
     return parser
 
 

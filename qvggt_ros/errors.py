@@ -41,3 +41,7 @@ class ImageError(QvggtError):
 
 class ReconstructionError(QvggtError):
     """A window cannot be reconstructed or aligned."""
+
+
+class CalibrationError(QvggtError):
+    """Calibration images cannot be used, or the network's activations on them cannot."""

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import ml_dtypes
 import onnx
 import onnx_ir
 import torch
@@ -25,6 +26,7 @@ from torch import Tensor, nn
 
 from qvggt_ros.engine.manifest import TAPS, TensorInfo
 from qvggt_ros.errors import BundleError, UsageError
+from qvggt_ros.export.engine_layers import INT4_BUFFER
 from qvggt_ros.vggt.dpt_head import activate_depth
 from qvggt_ros.vggt.layers import Attend, Attention
 from qvggt_ros.vggt.model import VGGT
@@ -209,7 +211,9 @@ def export_graph(spec: GraphSpec, path: Path, attention: str = 'fused') -> Path 
         assert program is not None  # it is None only for the exporter without dynamo
         # Iterations share their weights: merge the equal transposes before they become constants.
         CommonSubexpressionEliminationPass()(program.model)
-        optimize_ir(program.model, should_fold=_is_weight_transpose)
+        optimize_ir(program.model, should_fold=_may_fold)
+        _use_four_bits(program.model)
+        _forget_origins(program.model)
     weight_bytes = sum(
         tensor.numel() * tensor.element_size() for tensor in spec.module.state_dict().values()
     )
@@ -219,11 +223,32 @@ def export_graph(spec: GraphSpec, path: Path, attention: str = 'fused') -> Path 
     return path.with_name(f'{path.name}.data') if external else None
 
 
-def _is_weight_transpose(node: onnx_ir.Node) -> bool | None:
-    """Ask for weights to be stored as MatMul reads them, however many nodes share them."""
+def _may_fold(node: onnx_ir.Node) -> bool | None:
+    """Ask for weights to be stored as MatMul reads them; keep quantised ones as integers."""
+    if node.op_type == 'DequantizeLinear':
+        return False
     if node.op_type == 'Transpose' and node.inputs[0] is not None:
         return True if node.inputs[0].is_initializer() else None
     return None
+
+
+def _use_four_bits(model: onnx_ir.Model) -> None:
+    """Give whole numbers of 4 bits, which PyTorch keeps in 8, their own type."""
+    for name, value in model.graph.initializers.items():
+        if not name.endswith(INT4_BUFFER) or value.const_value is None:
+            continue
+        integers = value.const_value.numpy().astype(ml_dtypes.int4)
+        value.const_value = onnx_ir.Tensor(integers, dtype=onnx_ir.DataType.INT4, name=name)
+        value.type = onnx_ir.TensorType(onnx_ir.DataType.INT4)
+
+
+def _forget_origins(model: onnx_ir.Model) -> None:
+    """Leave out where in which source file each node came from: half the size of a small graph."""
+    for node in model.graph.all_nodes():
+        node.metadata_props.clear()
+        node.doc_string = None
+    for value in (*model.graph.initializers.values(), *model.graph.inputs, *model.graph.outputs):
+        value.metadata_props.clear()
 
 
 def check_graph(path: Path, spec: GraphSpec) -> None:

@@ -1,23 +1,30 @@
 # Copyright 2026 qvggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Training losses: VGGT's for cameras and depth, and two that teach matching.
+"""Training losses: VGGT's for cameras and depth, and some that teach matching and geometry.
 
 A small network trained from scratch learns depth at once and poses not at all, unless something
-tells it which patch of one frame is which patch of another. Two auxiliary losses do. `matching`
-asks one attention head of some global blocks to look where geometry says the patch is in the
-first frame (cross-entropy over all tokens of the window). `flow` asks the patch tokens for that
-position as a number. Both fall away after training: the network's code and keys are VGGT's own.
+tells it which patch of one frame is which patch of another. `matching` asks one attention head of
+some global blocks to look where geometry says the patch is in the first frame (cross-entropy over
+all tokens of the window). The others ask the patch tokens, by a linear layer: `flow` for that
+position as a number, `points` for the patch's place in its own camera and in the first one,
+`patch_pose` for the pose of its camera. `baseline` weighs a pair's translation by its length, as
+the published metric does. What only training needs falls away afterwards: the network's code and
+keys are VGGT's own.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (the customary name)
 
-from qvggt_ros.synthetic.targets import PatchMatches, WindowTargets
+from qvggt_ros.synthetic.targets import PatchMatches
+
+# Added to a baseline's length, scene sizes: below it, direction is noise.
+SHORT_BASELINE = 0.02
 
 
 @dataclass(frozen=True)
@@ -31,8 +38,11 @@ class LossWeights:
     depth: float = 1.0
     depth_gradient: float = 1.0
     confidence_log: float = 0.2  # VGGT's alpha
+    baseline: float = 0.5
     matching: float = 1.0
     flow: float = 1.0
+    points: float = 1.0
+    patch_pose: float = 0.3
 
 
 def camera_loss(iterations: list[Tensor], target: Tensor, weights: LossWeights) -> Tensor:
@@ -119,17 +129,91 @@ def bilinear_shares(position: Tensor, grid: tuple[int, int]) -> Tensor:
     return (shares[0][..., :, None] * shares[1][..., None, :]).flatten(-2)
 
 
-class FlowHead(nn.Module):
-    """Reads from patch tokens how far the patch has moved since the first frame, in patches."""
+class PatchAnswers(NamedTuple):
+    """What a linear layer reads from patch tokens.
+
+    Attributes:
+        flow: [..., P, 2] how far the patch has moved since the first frame, in patches (row,
+            column).
+        points: [..., P, 6] its point in its own camera and in the first one, by `signed_log`.
+        pose: [..., P, 7] translation and quaternion of its camera, as in the pose encoding.
+
+    """
+
+    flow: Tensor
+    points: Tensor
+    pose: Tensor
+
+
+class PatchHead(nn.Module):
+    """Asks patch tokens for their geometry; only training needs it."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
-        self.linear = nn.Linear(width, 2)
+        self.linear = nn.Linear(width, 2 + 6 + 7)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """[..., P, width] -> displacement [..., P, 2] (row, column)."""
-        return self.linear(self.norm(tokens)).float()
+    def forward(self, tokens: Tensor) -> PatchAnswers:
+        """Read tokens [..., P, width]."""
+        return PatchAnswers(*self.linear(self.norm(tokens)).float().split((2, 6, 7), dim=-1))
+
+
+def signed_log(points: Tensor) -> Tensor:
+    """Compress distances as VGGT's point head does: sign(x) log(1 + |x|)."""
+    return points.sign() * points.abs().log1p()
+
+
+def points_loss(points: Tensor, matches: PatchMatches) -> Tensor:
+    """Huber loss of the patches' points [b, s, P, 6] in their own and in the first camera."""
+    target = signed_log(torch.cat([matches.in_camera, matches.in_first], dim=-1))
+    return F.huber_loss(points, target, delta=0.1) / 0.1
+
+
+def patch_pose_loss(pose: Tensor, target: Tensor, weights: LossWeights) -> Tensor:
+    """Huber loss of what each patch [b, s, P, 7] says about its camera; first frame left out."""
+    scale = torch.tensor(
+        [weights.translation] * 3 + [weights.quaternion] * 4, device=target.device
+    )
+    wanted = target[:, 1:, None, :7].expand_as(pose[:, 1:])
+    error = F.huber_loss(pose[:, 1:], wanted, reduction='none', delta=0.1) / 0.1
+    return (error * scale).mean()
+
+
+def baseline_loss(estimate: Tensor, target: Tensor) -> Tensor:
+    """Error of the translation between every two frames, relative to its length.
+
+    The published metric scores the direction of translation alone, so a short baseline counts as
+    much as a long one; the camera loss hardly sees it.
+
+    Args:
+        estimate: pose encodings [b, s, 9].
+        target: [b, s, 9].
+
+    """
+    found, wanted = _relative_translations(estimate.float()), _relative_translations(target)
+    length = wanted.norm(dim=-1, keepdim=True) + SHORT_BASELINE
+    return F.huber_loss(found / length, wanted / length, delta=0.5)
+
+
+def _relative_translations(pose_enc: Tensor) -> Tensor:
+    """Return t_j - R_j R_i^T t_i of all pairs i < j, [b, pairs, 3]."""
+    frames = pose_enc.shape[1]
+    first, second = torch.triu_indices(frames, frames, 1, device=pose_enc.device)
+    translation = pose_enc[..., :3]
+    turn = rotation_from_quaternion(pose_enc[..., 3:7])
+    relative = turn[:, second] @ turn[:, first].transpose(-1, -2)
+    return translation[:, second] - (relative @ translation[:, first, :, None])[..., 0]
+
+
+def rotation_from_quaternion(quaternion: Tensor) -> Tensor:
+    """[..., 4] x y z w, of any length -> rotation [..., 3, 3]."""
+    x, y, z, w = F.normalize(quaternion, dim=-1).unbind(-1)
+    rows = (
+        (1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)),
+        (2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)),
+        (2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)),
+    )
+    return torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)
 
 
 def flow_loss(flow: Tensor, matches: PatchMatches, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
@@ -165,8 +249,3 @@ def combine(terms: dict[str, Tensor], figures: dict[str, Tensor]) -> LossTerms:
     total = torch.stack(list(terms.values())).sum()
     parts = {name: value.detach() for name, value in {**terms, **figures}.items()}
     return LossTerms(total=total, parts=parts)
-
-
-def depth_of_frames(targets: WindowTargets, frames: Tensor) -> Tensor:
-    """Pick the target depth of the chosen frame numbers: [b, k, H, W] -> [b * k, H, W]."""
-    return targets.depth[:, frames].flatten(0, 1)

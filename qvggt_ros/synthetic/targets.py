@@ -36,7 +36,7 @@ class WindowTargets:
 
 
 def window_targets(
-    depth_m: Tensor, camera_from_world: Tensor, intrinsics: Tensor
+    depth_m: Tensor, camera_from_world: Tensor, intrinsics: Tensor, pixel_step: int = 1
 ) -> WindowTargets:
     """Normalise windows as VGGT does (training normalisation of the released code).
 
@@ -44,10 +44,11 @@ def window_targets(
         depth_m: [b, s, H, W].
         camera_from_world: [b, s, 4, 4].
         intrinsics: [b, s, 3, 3] in pixels.
+        pixel_step: the scale is a mean over every n-th row and column.
 
     """
     camera_from_first = camera_from_world @ rigid_inverse(camera_from_world[:, :1])
-    points = unproject(depth_m, intrinsics)
+    points = unproject(depth_m, intrinsics, pixel_step)
     first_from_camera = rigid_inverse(camera_from_first)
     in_first = transform(first_from_camera[:, :, None, None], points)
     scale_m = in_first.norm(dim=-1).mean(dim=(1, 2, 3)).clamp(1e-6, 1e6)
@@ -77,14 +78,19 @@ def transform(pose: Tensor, points: Tensor) -> Tensor:
     return (pose[..., :3, :3] @ points[..., None])[..., 0] + pose[..., :3, 3]
 
 
-def unproject(depth: Tensor, intrinsics: Tensor) -> Tensor:
-    """Depth [b, s, H, W] -> points in each camera [b, s, H, W, 3]; integer pixel indices."""
+def unproject(depth: Tensor, intrinsics: Tensor, pixel_step: int = 1) -> Tensor:
+    """Depth [b, s, H, W] -> points in each camera [b, s, H, W, 3]; integer pixel indices.
+
+    With a `pixel_step` only every n-th row and column, from half a step on.
+    """
     height, width = depth.shape[-2:]
+    first = pixel_step // 2
     v, u = torch.meshgrid(
-        torch.arange(height, device=depth.device, dtype=depth.dtype),
-        torch.arange(width, device=depth.device, dtype=depth.dtype),
+        torch.arange(first, height, pixel_step, device=depth.device, dtype=depth.dtype),
+        torch.arange(first, width, pixel_step, device=depth.device, dtype=depth.dtype),
         indexing='ij',
     )
+    depth = depth[..., first::pixel_step, first::pixel_step]
     focal, centre = _focal_and_centre(intrinsics)
     x = (u - centre[..., 0, None, None]) / focal[..., 0, None, None] * depth
     y = (v - centre[..., 1, None, None]) / focal[..., 1, None, None] * depth
@@ -163,12 +169,16 @@ class PatchMatches:
             column in units of patches, 0 = centre of the first patch.
         inside: [b, s, s, P] in front of the camera and inside its image.
         visible: [b, s, s, P] inside and not hidden.
+        in_camera: [b, s, P, 3] the patch's anchor point in its own camera, scaled.
+        in_first: [b, s, P, 3] the same in the first frame's camera.
 
     """
 
     position: Tensor
     inside: Tensor
     visible: Tensor
+    in_camera: Tensor
+    in_first: Tensor
 
 
 def patch_matches(
@@ -185,10 +195,10 @@ def patch_matches(
     """
     b, s, height, width = depth.shape
     half = patch // 2
-    anchors = unproject(depth, intrinsics)[:, :, half::patch, half::patch].reshape(b, s, -1, 3)
+    anchors = unproject(depth, intrinsics, patch).reshape(b, s, -1, 3)
     first_from_camera = rigid_inverse(camera_from_first)
-    world = transform(first_from_camera[:, :, None], anchors)
-    seen = transform(camera_from_first[:, None, :, None], world[:, :, None])
+    in_first = transform(first_from_camera[:, :, None], anchors)
+    seen = transform(camera_from_first[:, None, :, None], in_first[:, :, None])
     focal, centre = _focal_and_centre(intrinsics)
     z = seen[..., 2]
     pixel = (
@@ -204,7 +214,13 @@ def patch_matches(
     )
     visible = inside & (_depth_disagreement(depth, pixel, z) < VISIBLE_DEPTH_TOLERANCE)
     position = (pixel.flip(-1) - half) / patch
-    return PatchMatches(position=position, inside=inside, visible=visible)
+    return PatchMatches(
+        position=position,
+        inside=inside,
+        visible=visible,
+        in_camera=anchors,
+        in_first=in_first,
+    )
 
 
 def _depth_disagreement(depth: Tensor, pixel: Tensor, z: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ goes on with the step at which it was saved.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from qvggt_ros.errors import CheckpointError
 from qvggt_ros.files import whole_file
@@ -71,28 +72,33 @@ def load_run(path: Path) -> tuple[dict[str, dict[str, Tensor]], Progress, dict[s
 
 
 def optimizer_tensors(
-    optimizer: torch.optim.Optimizer, names: dict[int, str]
+    optimizers: Sequence[torch.optim.Optimizer], names: dict[int, str]
 ) -> dict[str, Tensor]:
-    """Moments of AdamW by parameter name, for `save_run`."""
+    """Moments of the optimisers by parameter name, for `save_run`."""
     tensors: dict[str, Tensor] = {}
-    for group in optimizer.param_groups:
-        for parameter in group['params']:
-            for key, value in optimizer.state.get(parameter, {}).items():
-                tensors[f'{names[id(parameter)]}:{key}'] = torch.as_tensor(value)
+    for parameter, optimizer in _parameters(optimizers):
+        for key, value in optimizer.state.get(parameter, {}).items():
+            tensors[f'{names[id(parameter)]}:{key}'] = torch.as_tensor(value)
     return tensors
 
 
 def restore_optimizer(
-    optimizer: torch.optim.Optimizer, names: dict[int, str], tensors: dict[str, Tensor]
+    optimizers: Sequence[torch.optim.Optimizer], names: dict[int, str], tensors: dict[str, Tensor]
 ) -> None:
     """Put the moments back; parameters without saved moments start afresh."""
-    for group in optimizer.param_groups:
-        for parameter in group['params']:
-            prefix = f'{names[id(parameter)]}:'
-            state = {
-                key.removeprefix(prefix): value.to(parameter.device)
-                for key, value in tensors.items()
-                if key.startswith(prefix)
-            }
-            if state:
-                optimizer.state[parameter] = state
+    by_name: dict[str, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        name, _, part = key.rpartition(':')
+        by_name.setdefault(name, {})[part] = value
+    for parameter, optimizer in _parameters(optimizers):
+        if state := by_name.get(names[id(parameter)]):
+            optimizer.state[parameter] = {k: v.to(parameter.device) for k, v in state.items()}
+
+
+def _parameters(
+    optimizers: Sequence[torch.optim.Optimizer],
+) -> Iterator[tuple[nn.Parameter, torch.optim.Optimizer]]:
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            for parameter in group['params']:
+                yield parameter, optimizer

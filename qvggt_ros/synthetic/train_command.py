@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from qvggt_ros.synthetic.train_config import TrainConfig
 from qvggt_ros.synthetic.training import Trainer
 from qvggt_ros.synthetic.window_source import Rendered, Renderer
 from qvggt_ros.synthetic.windows import WINDOW_MOTION, training_motion
+from qvggt_ros.synthetic.workers import Worker, run_workers
 from qvggt_ros.vggt import VGGT, VGGTConfig, load_model, save_checkpoint
 
 # Rooms that are neither trained on nor tested with: the periodic validation looks at them.
@@ -43,6 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--frames-per-step', type=int, default=TrainConfig.frames_per_step)
     parser.add_argument('--ring', type=int, default=TrainConfig.ring_sequences)
     parser.add_argument('--uses-per-window', type=float, default=TrainConfig.uses_per_window)
+    parser.add_argument(
+        '--processes', type=int, help='training processes; on a CPU one per core if not given'
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -55,14 +60,26 @@ def run(args: argparse.Namespace) -> int:
         ring_sequences=args.ring,
         uses_per_window=args.uses_per_window,
     )
+    processes = args.processes or (_cores() if args.device == 'cpu' else 1)
+    run_workers(processes, _train, args, config)
+    return 0
+
+
+def _cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else 1
+
+
+def _train(worker: Worker, args: argparse.Namespace, config: TrainConfig) -> None:
+    """Train in one of the processes; the leading one shows how it goes."""
     keep_freed_memory()
     model_config = VGGTConfig.demo()
-    renderer = _renderer(model_config, args.device)
-    trainer = Trainer(model_config, config, renderer, args.run, args.device)
+    renderer = _renderer(model_config, args.device, worker)
+    trainer = Trainer(model_config, config, renderer, args.run, args.device, worker)
     if args.init and not args.run.exists():
         trainer.begin_with(load_model(args.init, model_config))
     history = args.run.with_suffix('.jsonl')
-    console = Console()
+    console = Console(quiet=not worker.leads)
     with ProgressBar(
         TextColumn('{task.description}'), TimeRemainingColumn(), console=console
     ) as bar:
@@ -86,15 +103,15 @@ def run(args: argparse.Namespace) -> int:
                 save_checkpoint(args.out, model, torch.float16)
 
         trainer.run(args.minutes, report, validate, args.cooldown)
-    return 0
 
 
-def _renderer(model_config: VGGTConfig, device: str) -> Renderer:
-    """Render training rooms at the model's size; sequence number = scene number."""
+def _renderer(model_config: VGGTConfig, device: str, worker: Worker) -> Renderer:
+    """Render training rooms at the model's size; the workers take them in turn."""
 
     def render(first: int, count: int, frames: int, most_motion: float) -> Rendered:
+        seeds = training_seeds(first * worker.count, count * worker.count)
         batch = render_batch(
-            training_seeds(first, count),
+            seeds[worker.rank :: worker.count],
             frames,
             model_config.pretrain_width,
             model_config.pretrain_height,

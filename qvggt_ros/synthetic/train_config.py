@@ -42,9 +42,10 @@ class TrainConfig:
     """A training run; the defaults are for two CPU cores."""
 
     seed: int = 0
-    frames_per_step: int = 64  # windows per step = this / window size
-    depth_frames: int = 1  # frames per window whose depth is decoded and scored
-    learning_rate: float = 1e-3
+    frames_per_step: int = 64  # of each worker; windows per step = this / window size
+    depth_maps: int = 16  # frames per step whose depth is decoded and scored
+    learning_rate: float = 1e-3  # AdamW's
+    muon_learning_rate: float = 2e-3
     warmup_steps: int = 500
     weight_decay: float = 0.03
     gradient_clip: float = 1.0
@@ -53,7 +54,7 @@ class TrainConfig:
     ring_sequences: int = 1024
     sequence_frames: int = 8
     render_batch: int = 16
-    uses_per_window: float = 4.0
+    uses_per_window: float = 8.0
     # Aggregator blocks whose global attention is taught to match, and with which head.
     matching_blocks: tuple[int, ...] = (1, 2, 3)
     matching_head: int = 0

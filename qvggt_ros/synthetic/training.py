@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -16,16 +17,24 @@ from torch import Tensor, nn
 
 from qvggt_ros.errors import CheckpointError
 from qvggt_ros.synthetic.losses import (
-    FlowHead,
     LossTerms,
+    PatchAnswers,
+    PatchHead,
+    baseline_loss,
     camera_loss,
     combine,
     depth_loss,
-    depth_of_frames,
     flow_loss,
     matching_loss,
+    patch_pose_loss,
+    points_loss,
 )
-from qvggt_ros.synthetic.targets import PatchMatches, patch_matches, window_targets
+from qvggt_ros.synthetic.targets import (
+    PatchMatches,
+    WindowTargets,
+    patch_matches,
+    window_targets,
+)
 from qvggt_ros.synthetic.train_checkpoint import (
     Progress,
     load_run,
@@ -35,8 +44,14 @@ from qvggt_ros.synthetic.train_checkpoint import (
 )
 from qvggt_ros.synthetic.train_config import TrainConfig
 from qvggt_ros.synthetic.window_source import Renderer, Windows, WindowSource
+from qvggt_ros.synthetic.workers import Worker
 from qvggt_ros.vggt import VGGT, VGGTConfig
 from qvggt_ros.vggt.layers import Attention
+
+# A window's scale is a mean over its pixels; every third row and column gives the same.
+SCALE_PIXEL_STEP = 3
+# The matrices that Muon trains.
+_MUON_BLOCKS = re.compile(r'model\.aggregator\..*blocks\.\d+\.(attn|mlp)\.')
 
 
 class Trainer:
@@ -49,14 +64,16 @@ class Trainer:
         render: Renderer,
         run_path: Path,
         device: str = 'cpu',
+        worker: Worker | None = None,
     ) -> None:
         torch.manual_seed(config.seed)
         self.config = config
+        self.worker = worker or Worker()
         self.run_path = run_path
         self.device = torch.device(device)
         self.model = VGGT(model_config).to(self.device)
-        self.flow_heads = nn.ModuleList(
-            FlowHead(2 * model_config.width) for _ in model_config.taps
+        self.patch_heads = nn.ModuleList(
+            PatchHead(2 * model_config.width) for _ in model_config.taps
         ).to(self.device)
         if self.device.type == 'cpu':
             # The stubs know this argument only together with others.
@@ -72,14 +89,14 @@ class Trainer:
             name: value.detach().clone() for name, value in self.model.state_dict().items()
         }
         self._names = {id(p): name for name, p in self._named_parameters()}
-        self.optimizer = _optimizer(list(self._named_parameters()), config)
+        self.optimizers = _optimizers(list(self._named_parameters()), config)
         self.progress = Progress()
         if run_path.exists():
             self._resume()
-        self.source = WindowSource(config, render, self.progress.sequences)
+        self.source = WindowSource(config, render, self.progress.sequences, self.worker)
 
     def _named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        for prefix, module in (('model.', self.model), ('flow_heads.', self.flow_heads)):
+        for prefix, module in (('model.', self.model), ('patch_heads.', self.patch_heads)):
             for name, parameter in module.named_parameters():
                 yield prefix + name, parameter
 
@@ -100,19 +117,22 @@ class Trainer:
             validate: called now and then with the averaged model.
             cooldown: let the learning rate fall to zero over this run.
 
+        Only the leading worker calls `report` and `validate`, writes files and ends the run.
+
         """
         self.source.refill(self.config.stage(self.progress.windows))
         started = last_report = last_save = last_validation = time.monotonic()
         session_start = self.progress
         figures = RunningFigures()
-        while (elapsed := time.monotonic() - started) < 60 * minutes:
-            share_done = elapsed / (60 * minutes)
+        going = True
+        while going:
+            share_done = min(1.0, (time.monotonic() - started) / (60 * minutes))
             self._set_learning_rate(1 - share_done if cooldown else 1.0)
-            terms, seconds = self.step_once()
-            self.progress = replace(
-                self.progress, seconds=session_start.seconds + time.monotonic() - started
-            )
+            terms, seconds, going = self.step_once(share_done < 1 or not self.worker.leads)
             now = time.monotonic()
+            self.progress = replace(self.progress, seconds=session_start.seconds + now - started)
+            if not self.worker.leads:
+                continue
             figures.add(terms, seconds)
             if now - last_report > 1:
                 last_report = now
@@ -123,36 +143,49 @@ class Trainer:
             if now - last_validation > self.config.validation_seconds:
                 validate(self.averaged_model(), self.progress)
                 last_validation = time.monotonic()
-        self.save()
-        validate(self.averaged_model(), self.progress)
+        if self.worker.leads:
+            self.save()
+            validate(self.averaged_model(), self.progress)
 
-    def step_once(self) -> tuple[LossTerms, dict[str, float]]:
-        """Draw windows and take one optimiser step; seconds spent on each."""
+    def step_once(self, ready: bool = True) -> tuple[LossTerms, dict[str, float], bool]:
+        """Draw windows and take one optimiser step.
+
+        Args:
+            ready: whether this worker wants to go on after it.
+
+        Returns:
+            losses, milliseconds of a window's parts, and whether all workers want to go on.
+
+        """
         begin = time.monotonic()
         stage = self.config.stage(self.progress.windows)
         windows = self.source.draw(self.progress.step, self.progress.windows, stage)
         drawn = time.monotonic()
-        terms = self._step(windows)
+        terms, going = self._step(windows, ready)
+        count = windows.images.shape[0]
         self.progress = replace(
             self.progress,
             step=self.progress.step + 1,
-            windows=self.progress.windows + windows.images.shape[0],
+            windows=self.progress.windows + count * self.worker.count,
             sequences=self.source.sequences_rendered,
         )
-        count = windows.images.shape[0]
-        return terms, {'draw': (drawn - begin) / count, 'step': (time.monotonic() - drawn) / count}
+        seconds = {'draw': (drawn - begin) / count, 'step': (time.monotonic() - drawn) / count}
+        return terms, seconds, going
 
-    def _step(self, windows: Windows) -> LossTerms:
+    def _step(self, windows: Windows, ready: bool) -> tuple[LossTerms, bool]:
         self.model.train()
         terms = self.losses(windows)
-        self.optimizer.zero_grad(set_to_none=True)
-        terms.total.backward()
         parameters = [p for _, p in self._named_parameters()]
+        for parameter in parameters:
+            parameter.grad = None
+        terms.total.backward()
+        going = self.worker.average_gradients(parameters, ready)
         norm = nn.utils.clip_grad_norm_(parameters, self.config.gradient_clip)
         if torch.isfinite(norm):
-            self.optimizer.step()
+            for optimizer in self.optimizers:
+                optimizer.step()
             self._update_average()
-        return terms
+        return terms, going
 
     # ------------------------------------------------------------------ the losses of a batch
 
@@ -162,54 +195,69 @@ class Trainer:
         b, s, _, height, width = windows.images.shape
         patch = model.config.patch_size
         grid = (height // patch, width // patch)
-        targets = window_targets(windows.depth_m, windows.camera_from_world, windows.intrinsics)
+        targets = window_targets(
+            windows.depth_m, windows.camera_from_world, windows.intrinsics, SCALE_PIXEL_STEP
+        )
         matches = patch_matches(
             targets.depth, targets.camera_from_first, windows.intrinsics, patch
         )
-        rng = np.random.default_rng((config.seed, self.progress.step, 1))
-        frames = torch.from_numpy(np.sort(rng.permutation(s)[: config.depth_frames]))
+        chosen = self._depth_choice(b * s)
         with torch.autocast(self.device.type, dtype=torch.bfloat16):
             tokens = model.encode(windows.images.flatten(0, 1)).unflatten(0, (b, s))
             camera_tokens, taps = model.aggregator(tokens, grid)
             poses = model.camera_head(camera_tokens)
-            depth, confidence = model.decode_depth([tap[:, frames].flatten(0, 1) for tap in taps])
-            flows = [head(tap) for head, tap in zip(self.flow_heads, taps, strict=True)]
+            depth, confidence = model.decode_depth([tap.flatten(0, 1)[chosen] for tap in taps])
+            answers = [head(tap) for head, tap in zip(self.patch_heads, taps, strict=True)]
         value, gradient = depth_loss(
-            depth, confidence, depth_of_frames(targets, frames), config.loss
+            depth, confidence, targets.depth.flatten(0, 1)[chosen], config.loss
         )
         terms = {
             'camera': camera_loss(poses, targets.pose_enc, config.loss),
+            'baseline': config.loss.baseline * baseline_loss(poses[-1], targets.pose_enc),
             'depth': value,
             'gradient': gradient,
         }
         figures: dict[str, Tensor] = {}
-        self._add_matching(terms, figures, flows, matches, grid)
+        self._add_auxiliary(terms, figures, answers, matches, targets, grid)
         return combine(terms, figures)
 
-    def _add_matching(
+    def _depth_choice(self, frames: int) -> Tensor:
+        """Pick the frames of this step whose depth is decoded: the dense head costs most."""
+        rng = np.random.default_rng((self.config.seed, self.progress.step, 1, self.worker.rank))
+        chosen = np.sort(rng.permutation(frames)[: self.config.depth_maps])
+        return torch.from_numpy(chosen).to(self.device)
+
+    def _add_auxiliary(
         self,
         terms: dict[str, Tensor],
         figures: dict[str, Tensor],
-        flows: list[Tensor],
+        answers: list[PatchAnswers],
         matches: PatchMatches,
+        targets: WindowTargets,
         grid: tuple[int, int],
     ) -> None:
-        """Add the two auxiliary losses and the error of the last flow, in patches."""
+        """Add the losses that only training knows, and the error of the last flow, in patches."""
+        weights = self.config.loss
         attention = [
             matching_loss(recorder.query, recorder.key, matches, grid)
             for recorder in self.recorders
         ]
-        scored = [flow_loss(flow, matches, grid) for flow in flows]
-        terms['matching'] = self.config.loss.matching * torch.stack(attention).mean()
-        terms['flow'] = self.config.loss.flow * torch.stack([loss for loss, _ in scored]).mean()
-        figures['flow_patches'] = scored[-1][1]
+        flows = [flow_loss(answer.flow, matches, grid) for answer in answers]
+        points = [points_loss(answer.points, matches) for answer in answers]
+        poses = [patch_pose_loss(answer.pose, targets.pose_enc, weights) for answer in answers]
+        terms['matching'] = weights.matching * torch.stack(attention).mean()
+        terms['flow'] = weights.flow * torch.stack([loss for loss, _ in flows]).mean()
+        terms['points'] = weights.points * torch.stack(points).mean()
+        terms['patch_pose'] = weights.patch_pose * torch.stack(poses).mean()
+        figures['flow_patches'] = flows[-1][1]
 
     # ------------------------------------------------------------------ state
 
     def _set_learning_rate(self, share: float) -> None:
         warm = min(1.0, (self.progress.step + 1) / self.config.warmup_steps)
-        for group in self.optimizer.param_groups:
-            group['lr'] = self.config.learning_rate * warm * share
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group['lr'] = group['initial_lr'] * warm * share
 
     @torch.no_grad()
     def _update_average(self) -> None:
@@ -235,9 +283,9 @@ class Trainer:
         """Write the run to its file."""
         tensors = {
             'model': dict(self.model.state_dict()),
-            'flow_heads': dict(self.flow_heads.state_dict()),
+            'patch_heads': dict(self.patch_heads.state_dict()),
             'average': self.average,
-            'optimizer': optimizer_tensors(self.optimizer, self._names),
+            'optimizer': optimizer_tensors(self.optimizers, self._names),
         }
         save_run(self.run_path, tensors, self.progress, self.model.config.to_dict())
 
@@ -249,9 +297,9 @@ class Trainer:
                 'choose another run file to start anew'
             )
         self.model.load_state_dict(groups['model'])
-        self.flow_heads.load_state_dict(groups['flow_heads'])
+        self.patch_heads.load_state_dict(groups['patch_heads'])
         self.average = {n: v.to(self.device) for n, v in groups['average'].items()}
-        restore_optimizer(self.optimizer, self._names, groups.get('optimizer', {}))
+        restore_optimizer(self.optimizers, self._names, groups.get('optimizer', {}))
 
 
 def attend_unfused(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -308,18 +356,36 @@ class RunningFigures:
         return {name: self._sums[name] / self._weights[name] for name in self._sums}
 
 
-def _optimizer(
+def _optimizers(
     named: list[tuple[str, nn.Parameter]], config: TrainConfig
-) -> torch.optim.Optimizer:
-    """AdamW; vectors, embeddings and special tokens are not decayed."""
-    matrices = [p for _, p in named if p.ndim >= 2 and p.shape[0] > 1]
-    others = [p for _, p in named if not (p.ndim >= 2 and p.shape[0] > 1)]
-    return torch.optim.AdamW(
-        [
-            {'params': matrices, 'weight_decay': config.weight_decay},
-            {'params': others, 'weight_decay': 0.0},
-        ],
-        lr=config.learning_rate,
-        betas=(0.9, 0.98),
-        fused=True,
+) -> tuple[torch.optim.Optimizer, ...]:
+    """Muon for the aggregator's matrices, AdamW for everything else.
+
+    Vectors, embeddings and special tokens are not decayed.
+    """
+    muon = [p for name, p in named if _MUON_BLOCKS.match(name) and p.ndim == 2]
+    chosen = {id(p) for p in muon}
+    rest = [p for _, p in named if id(p) not in chosen]
+    matrices = [p for p in rest if p.ndim >= 2 and p.shape[0] > 1]
+    others = [p for p in rest if not (p.ndim >= 2 and p.shape[0] > 1)]
+    optimizers: tuple[torch.optim.Optimizer, ...] = (
+        torch.optim.Muon(
+            muon,
+            lr=config.muon_learning_rate,
+            weight_decay=config.weight_decay,
+            adjust_lr_fn='match_rms_adamw',
+        ),
+        torch.optim.AdamW(
+            [
+                {'params': matrices, 'weight_decay': config.weight_decay},
+                {'params': others, 'weight_decay': 0.0},
+            ],
+            lr=config.learning_rate,
+            betas=(0.9, 0.98),
+            fused=True,
+        ),
     )
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group['initial_lr'] = group['lr']
+    return optimizers

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from qvggt_ros.synthetic.train_config import Stage, TrainConfig
+from qvggt_ros.synthetic.workers import Worker
 
 
 @dataclass(frozen=True)
@@ -46,13 +47,20 @@ Renderer = Callable[[int, int, int, float], Rendered]
 class WindowSource:
     """A ring of rendered sequences and the windows drawn from it.
 
-    Draws depend on (seed, step) alone and the ring on the number of sequences rendered so far,
-    so a resumed run goes on with the windows that an uninterrupted one would have seen.
-    Sequence k lies in row k modulo the ring's size.
+    Draws depend on (seed, step, worker) alone and the ring on the number of sequences rendered so
+    far, so a resumed run goes on with the windows that an uninterrupted one would have seen.
+    Sequence k lies in row k modulo the ring's size. Each worker has a ring of its own.
     """
 
-    def __init__(self, config: TrainConfig, render: Renderer, sequences_rendered: int = 0) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        render: Renderer,
+        sequences_rendered: int = 0,
+        worker: Worker | None = None,
+    ) -> None:
         self._config = config
+        self._worker = worker or Worker()
         self._render = render
         self.sequences_rendered = max(0, sequences_rendered - config.ring_sequences)
         self._ring: list[Tensor] = []
@@ -70,8 +78,8 @@ class WindowSource:
 
     def draw(self, step: int, windows_seen: int, stage: Stage) -> Windows:
         """Draw the windows of a step, after replacing the oldest sequences as far as is due."""
-        rng = np.random.default_rng((self._config.seed, step))
-        frames = int(rng.choice(stage.frames))
+        frames = int(np.random.default_rng((self._config.seed, step)).choice(stage.frames))
+        rng = np.random.default_rng((self._config.seed, step, self._worker.rank))
         count = max(1, self._config.frames_per_step // frames)
         self._renew(windows_seen, stage)
         rows = rng.integers(0, self._config.ring_sequences, count)
@@ -99,7 +107,8 @@ class WindowSource:
     def _renew(self, windows_seen: int, stage: Stage) -> None:
         """Replace as many of the oldest sequences as the windows so far have used up."""
         size = self._config.ring_sequences
-        due = size + int(windows_seen / self._config.uses_per_window) - self.sequences_rendered
+        used = int(windows_seen / self._worker.count / self._config.uses_per_window)
+        due = size + used - self.sequences_rendered
         if due < self._config.render_batch:
             return
         due = min(due, size)

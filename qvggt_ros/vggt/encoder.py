@@ -96,13 +96,21 @@ class Encoder(nn.Module):
             Patch tokens [n, P, D].
 
         """
+        x = self.embed(images, tables)
+        for block in self.blocks:
+            x = block(x)
+        return self.finish(x)
+
+    def embed(self, images: Tensor, tables: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """Return what the first block reads: [n, 1 + registers + P, D]."""
         if tables is None:
             tables = self.tables(images.shape[-2], images.shape[-1])
         first, positions = tables
         mean, std = _channel_constants(images.dtype, images.device)
         patches = self.patch_embed((images - mean) / std) + positions
         first = first.to(patches.dtype).expand(patches.shape[0], -1, -1)
-        x = torch.cat([first, patches], dim=1)
-        for block in self.blocks:
-            x = block(x)
-        return self.norm(x[:, first.shape[1] :])
+        return torch.cat([first, patches], dim=1)
+
+    def finish(self, x: Tensor) -> Tensor:
+        """Return the patch tokens [n, P, D] of what the last block wrote."""
+        return self.norm(x[:, 1 + self.config.encoder_registers :])

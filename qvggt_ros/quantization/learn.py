@@ -1,0 +1,171 @@
+# Copyright 2026 qvggt_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""The learned stage: smoothing factors and clipping ranges, one block at a time.
+
+Block-wise reconstruction as QuantVGGT (section 3.2, after BRECQ) does it, with two differences:
+a block learns on the inputs that the quantised blocks before it hand on, and the special tokens,
+on which the camera hangs, have a fixed share of the loss however many patches there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from qvggt_ros.quantization.layers import QuantisedLayer
+from qvggt_ros.quantization.observe import SPECIAL_WEIGHT
+from qvggt_ros.quantization.recipe import NONE, STATIC
+from qvggt_ros.quantization.walk import Step, WalkState
+
+LEARNED = ('smooth', 'weight_clip', 'activation_step')
+
+
+@dataclass(frozen=True)
+class LearnConfig:
+    """The learned stage's length and speeds; the rates are the paper's.
+
+    Attributes:
+        epochs: passes over the calibration windows.
+        smoothing_rate: learning rate of log c.
+        clip_rate: of the clipping shares' logits.
+        step_rate: of the logarithms of static steps.
+        bias_rate: of the biases, which every engine adds anyway.
+
+    """
+
+    epochs: int = 15
+    smoothing_rate: float = 5e-3
+    clip_rate: float = 5e-2
+    step_rate: float = 1e-2
+    bias_rate: float = 1e-3
+
+
+def learn_block(
+    step: Step,
+    layers: dict[str, QuantisedLayer],
+    inputs: Sequence[WalkState],
+    wanted: Sequence[WalkState],
+    config: LearnConfig,
+    seed: int,
+) -> None:
+    """Refine a block's factors and ranges in place; what was there stays if it was better.
+
+    Args:
+        step: the block.
+        layers: its quantised layers, enabled.
+        inputs: states that the quantised network hands to it.
+        wanted: states that the float network has after it.
+        config: length and learning rates.
+        seed: of the order.
+
+    """
+    before = _total_loss(step, inputs, wanted)
+    kept = {name: _numbers(layer) for name, layer in layers.items()}
+    learned = [_Learned(layer) for layer in layers.values()]
+    optimizer = torch.optim.Adam(
+        [group for layer in learned for group in layer.groups(config)], betas=(0.9, 0.99)
+    )
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
+        optimizer, max(1, config.epochs * len(inputs))
+    )
+    with torch.enable_grad():
+        for index in _order(len(inputs), config.epochs, seed):
+            for layer in learned:
+                layer.apply()
+            loss = _loss(step, step.run(inputs[index]), wanted[index])
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    for layer in learned:
+        layer.finish()
+    after = _total_loss(step, inputs, wanted)
+    if not after < before:  # also where it is not a number
+        for name, layer in layers.items():
+            _put_back(layer, kept[name])
+
+
+class _Learned:
+    """A layer's numbers as parameters that cannot leave their ranges."""
+
+    def __init__(self, layer: QuantisedLayer) -> None:
+        self._layer = layer
+        plan = layer.plan
+        self.smooth = nn.Parameter(layer.smooth.log())
+        self.clip = nn.Parameter(torch.logit(layer.weight_clip.clamp(0.05, 0.98)))
+        static = plan.activation == STATIC
+        start = layer.activation_step
+        self.step = nn.Parameter(start.log() if static else torch.logit(start.clamp(0.05, 0.98)))
+        self._static = static
+        self.bias = None if layer.bias is None else nn.Parameter(layer.bias.detach().clone())
+
+    def groups(self, config: LearnConfig) -> Iterator[dict[str, object]]:
+        """Return the optimiser's groups."""
+        plan = self._layer.plan
+        yield {'params': [self.clip], 'lr': config.clip_rate}
+        if self.bias is not None:
+            yield {'params': [self.bias], 'lr': config.bias_rate}
+        if plan.smoothing != NONE:
+            yield {'params': [self.smooth], 'lr': config.smoothing_rate}
+        if plan.activation != NONE:
+            rate = config.step_rate if self._static else config.clip_rate
+            yield {'params': [self.step], 'lr': rate}
+
+    def apply(self) -> None:
+        """Let the layer compute with the current parameters."""
+        self._layer.smooth = self.smooth.exp()
+        self._layer.weight_clip = self.clip.sigmoid()
+        self._layer.learned_bias = self.bias
+        if self._layer.plan.activation != NONE:
+            self._layer.activation_step = self.step.exp() if self._static else self.step.sigmoid()
+
+    def finish(self) -> None:
+        """Leave plain numbers behind."""
+        self.apply()
+        layer = self._layer
+        layer.learned_bias = None
+        if self.bias is not None and layer.bias is not None:
+            layer.bias.data.copy_(self.bias.detach())
+        _put_back(layer, _numbers(layer))
+
+
+def _numbers(layer: QuantisedLayer) -> dict[str, Tensor]:
+    kept = {name: getattr(layer, name).detach() for name in LEARNED}
+    return kept if layer.bias is None else {**kept, 'bias': layer.bias.detach().clone()}
+
+
+def _put_back(layer: QuantisedLayer, numbers: dict[str, Tensor]) -> None:
+    for name in LEARNED:
+        setattr(layer, name, numbers[name])
+    if layer.bias is not None:
+        layer.bias.data.copy_(numbers['bias'])
+
+
+def _order(states: int, epochs: int, seed: int) -> Iterator[int]:
+    rng = np.random.default_rng((seed, states))
+    for _ in range(epochs):
+        yield from rng.permutation(states).tolist()
+
+
+def _total_loss(step: Step, inputs: Sequence[WalkState], wanted: Sequence[WalkState]) -> float:
+    with torch.no_grad():
+        return sum(
+            float(_loss(step, step.run(state), answer))
+            for state, answer in zip(inputs, wanted, strict=True)
+        )
+
+
+def _loss(step: Step, found: WalkState, wanted: WalkState) -> Tensor:
+    """Return the error of a block's output over its size; special tokens weigh a quarter."""
+    error = (found.x - wanted.x).square().mean(dim=-1)
+    scale = wanted.x.square().mean(dim=-1)
+    if step.special is None:
+        return error.mean() / scale.mean()
+    special = step.special
+    of_special = error[..., :special].mean() / scale[..., :special].mean()
+    of_patches = error[..., special:].mean() / scale[..., special:].mean()
+    return SPECIAL_WEIGHT * of_special + (1 - SPECIAL_WEIGHT) * of_patches
