@@ -29,11 +29,14 @@ help:
 	@echo 'make clean  removes .venv and everything made here'
 	@echo 'On a robot with ROS 2: colcon build, then ros2 launch qvggt_ros reconstruct.launch.py'
 
+# The builder, and PyTorch with it, is needed only where there is no bundle yet.
+DEMO_LAYERS := runtime report $(if $(or $(BUNDLE),$(wildcard engines/demo/manifest.json)),,build)
+
 env: .python
 	@$(PYTHON) tools/make_env.py runtime report build test
 
 demo: .python
-	@$(PYTHON) tools/make_env.py runtime report build
+	@$(PYTHON) tools/make_env.py $(DEMO_LAYERS)
 	@.venv/bin/qvggt demo $(if $(BAG),--bag '$(BAG)') $(if $(BUNDLE),--bundle '$(BUNDLE)') \
 	    --out '$(OUT)' $(ARGS)
 

@@ -21,6 +21,14 @@ COMMANDS = {
         'qvggt_ros.evaluation.eval_command',
         'pose and depth accuracy of a bundle or checkpoint',
     ),
+    'bench': (
+        'qvggt_ros.evaluation.bench_command',
+        'latency of bundles and PyTorch, in turn in one run',
+    ),
+    'quantization-table': (
+        'qvggt_ros.evaluation.quantization_table',
+        'compare methods and precisions on one network',
+    ),
     'convert': ('qvggt_ros.evaluation.convert_command', 'an image folder with poses into a bag'),
     'synth': (
         'qvggt_ros.synthetic.synth_command',
@@ -36,24 +44,43 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Ended politely, a command ends its children and leaves nothing half-written either.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     arguments = list(sys.argv[1:] if argv is None else argv)
-    parser = _parser(arguments)
-    args = parser.parse_args(arguments)
+    called = _called(arguments)
     try:
+        args = _parser(called).parse_args(arguments)
         return int(args.execute(args))
     except QvggtError as error:
-        print(f'qvggt {args.command}: {error}', file=sys.stderr)
+        print(f'qvggt {called}: {error}', file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except ModuleNotFoundError as error:
+        print(
+            f'qvggt {called}: needs the Python module {_package_of(error)}, which is not '
+            'installed: `make env` in the checkout installs everything',
+            file=sys.stderr,
+        )
         return EXIT_BAD_INPUT
     except KeyboardInterrupt:
-        print(f'qvggt {args.command}: interrupted', file=sys.stderr)
+        print(f'qvggt {called}: interrupted', file=sys.stderr)
         return 130
 
 
-def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
+def _called(arguments: Sequence[str]) -> str:
+    """Return the name of the command, '' if none is named."""
+    return next((word for word in arguments if not word.startswith('-')), '')
+
+
+def _package_of(error: ModuleNotFoundError) -> str:
+    """Return the package that somebody has to install; the project's own modules must be there."""
+    package = (error.name or '').partition('.')[0]
+    if package in ('', 'qvggt_ros'):
+        raise error
+    return package
+
+
+def _parser(called: str) -> argparse.ArgumentParser:
     """Build the parser; only the called command's module is imported."""
     parser = argparse.ArgumentParser(prog='qvggt', description=DESCRIPTION)
     parser.add_argument('--version', action='version', version=f'qvggt {__version__}')
     subparsers = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
-    called = next((word for word in arguments if not word.startswith('-')), None)
     for name, (module_name, help_line) in COMMANDS.items():
         subparser = subparsers.add_parser(name, help=help_line, description=help_line)
         if name == called:

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import torch
 
-from qvggt_ros.export.build_command import weights_digest
 from qvggt_ros.export.bundle import BundleSource, write_bundle
 from qvggt_ros.export.golden import noise_windows
 from qvggt_ros.vggt import VGGT, VGGTConfig
+from qvggt_ros.vggt.checkpoint import weights_digest
 
 SMALL = VGGTConfig(
     pretrain_height=28,

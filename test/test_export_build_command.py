@@ -48,7 +48,7 @@ def test_a_checkpoint_becomes_a_bundle(
 @pytest.mark.parametrize(
     ('arguments', 'complaint'),
     [
-        (['--precision', 'w8a8'], '--precision w8a8: only fp32'),
+        (['--precision', 'w4a4'], '--precision w4a4: is simulated only'),
         (['--frames', '0'], '--frames 0'),
         (['--size', '113x84'], '113x84'),
         (['--size', 'big'], "--size 'big'"),

@@ -16,10 +16,10 @@ from qvggt_ros.engine.manifest import file_digest, read_manifest
 from qvggt_ros.engine.self_check import read_golden, to_network_input
 from qvggt_ros.errors import BundleError, EngineError, UsageError
 from qvggt_ros.export import bundle, onnx_export
-from qvggt_ros.export.build_command import weights_digest
 from qvggt_ros.export.bundle import BundleSource, write_bundle
 from qvggt_ros.export.golden import noise_windows
 from qvggt_ros.vggt import VGGTConfig
+from qvggt_ros.vggt.checkpoint import weights_digest
 
 SOURCE = BundleSource('small', 'random', 64 * '0')
 WINDOWS = noise_windows(1, SMALL_FRAMES, SMALL_SIZE, seed=0)

@@ -60,6 +60,16 @@ def test_the_command_loads_only_what_it_is_asked_for() -> None:
     assert forbidden_among(loaded, (*NEVER_ONLINE, *every_room, 'numpy', 'rclpy')) == []
 
 
+def test_the_demo_and_its_recording_do_without_the_builder() -> None:
+    modules = [
+        'qvggt_ros.evaluation.demo_command',
+        'qvggt_ros.evaluation.eval_command',
+        'qvggt_ros.evaluation.convert_command',
+        'qvggt_ros.synthetic.synth_command',
+    ]
+    assert forbidden_among(loaded_by(modules), OFFLINE_PACKAGES) == []
+
+
 def test_the_rule_notices_an_offline_module() -> None:
     # json stands for torch: a rule that cannot see it would see nothing at all.
     assert 'json.decoder' in forbidden_among(loaded_by(['json']), ('json',))

@@ -5,20 +5,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from functools import lru_cache
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from small_networks import SMALL, lively
+from small_pools import CONFIG, FRAMES, SIZE, Pool, drift, network, same
 
-from qvggt_ros.errors import CalibrationError, UsageError
-from qvggt_ros.export.golden import noise_windows
-from qvggt_ros.quantization import nfds
+from qvggt_ros.errors import CalibrationError
+from qvggt_ros.quantization import nfds, nfds_statistics
 from qvggt_ros.quantization.calibration_sources import WindowPool, open_pool
 from qvggt_ros.quantization.nfds import (
     CalibrationSet,
@@ -30,55 +27,10 @@ from qvggt_ros.quantization.nfds import (
     select,
 )
 from qvggt_ros.quantization.noise_stress import with_noise
-from qvggt_ros.vggt import VGGT, WindowTrace, load_model
+from qvggt_ros.vggt import VGGT, load_model
 
-FRAMES, SIZE = 4, (42, 56)
 DEMO_SIZE = (84, 112)
-CONFIG = NfdsConfig(candidates=40, samples=8, clusters=4)
 DEMO = Path('engines/demo/model.safetensors')
-
-
-class Pool:
-    """Drifting coloured noise; `replaced` stands in for some windows."""
-
-    name = 'drift'
-
-    def __init__(self, count: int, replaced: dict[int, np.ndarray] | None = None) -> None:
-        self._count = count
-        self.replaced = replaced or {}
-        self.asked: list[int] = []
-
-    def __len__(self) -> int:
-        return self._count
-
-    def window(self, index: int) -> np.ndarray:
-        self.asked.append(index)
-        if index in self.replaced:
-            return self.replaced[index]
-        return drift(index)
-
-
-@lru_cache(maxsize=128)
-def drift(seed: int) -> np.ndarray:
-    return noise_windows(1, FRAMES, SIZE, seed)[0]
-
-
-@lru_cache(maxsize=1)
-def network() -> VGGT:
-    return lively(SMALL)
-
-
-@pytest.fixture
-def passes() -> Iterator[list[int]]:
-    """Count forward passes of the shared network."""
-    counted: list[int] = []
-    hook = network().aggregator.register_forward_hook(lambda *_: counted.append(1))
-    yield counted
-    hook.remove()
-
-
-def same(a: CalibrationSet, b: CalibrationSet) -> bool:
-    return a.digest == b.digest and a.report == b.report and np.array_equal(a.windows, b.windows)
 
 
 def rates(found: CalibrationSet, noisy: frozenset[int], count: int) -> tuple[float, float]:
@@ -139,7 +91,7 @@ def test_a_copy_names_its_original() -> None:
 
 
 def test_activations_alone_drop_what_is_unlike_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nfds, 'picture_fault', lambda window, least: '')
+    monkeypatch.setattr(nfds_statistics, 'picture_fault', lambda window, least: '')
     dark = {i: np.full_like(drift(0), i) for i in (3, 17, 30)}
     found = select(network(), Pool(40, dark), CONFIG)
     assert found.report is not None
@@ -178,36 +130,6 @@ def test_the_kept_share_bounds_what_scores_can_drop() -> None:
     assert bad.tolist() == [False] * 55 + [True] * 45
 
 
-def test_statistics_are_those_of_the_blocks_outputs() -> None:
-    window = drift(5)
-    config = NfdsConfig(layers=(1, 3))
-    with nfds._Probe(network(), config).attached() as probe:
-        mean, variance, cosine = probe.measure(window, 'window')
-    trace = WindowTrace()
-    images = torch.from_numpy(window).permute(0, 3, 1, 2)[None] / 255
-    with torch.inference_mode():
-        network()(images, trace=trace)
-    blocks = [trace.block_tokens[i].double().numpy() for i in (2, 3, 6, 7)]
-    assert np.allclose(mean, [b.mean() for b in blocks], rtol=1e-9)
-    assert np.allclose(variance, [b.var() for b in blocks], rtol=1e-9)
-    frames = blocks[-1][0][:, SMALL.special_tokens :].reshape(FRAMES, -1)
-    norms = np.linalg.norm(frames, axis=1)
-    assert np.allclose(cosine, (frames[1:] @ frames[0]) / (norms[1:] * norms[0]), atol=1e-9)
-
-
-def test_the_last_third_of_the_pairs_is_measured() -> None:
-    assert nfds.measured_layers(network(), CONFIG) == (2, 3)
-    with pytest.raises(UsageError, match=r'layers \(4,\): must lie in 0 \.\. 3'):
-        select(network(), Pool(5), NfdsConfig(layers=(4,)))
-
-
-def test_the_network_stays_as_it_was() -> None:
-    model = lively(SMALL).train()
-    select(model, Pool(5), CONFIG)
-    assert model.training
-    assert not any(module._forward_hooks for module in model.modules())
-
-
 def test_clusters_are_found_again() -> None:
     rng = np.random.default_rng(1)
     truth = np.repeat(np.arange(5), 20)
@@ -236,78 +158,6 @@ def test_draws_are_even_and_shortfall_goes_to_the_others(
         assert got == size or got >= drawn.max() - 1
 
 
-def test_an_interrupted_run_goes_on(tmp_path: Path, passes: list[int]) -> None:
-    whole = select(network(), Pool(30), CONFIG)
-    assert len(passes) == 30
-    passes.clear()
-
-    def stop(done: int, total: int) -> None:
-        assert total == 30
-        if done == 12:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        select(network(), Pool(30), CONFIG, progress=stop, cache=tmp_path / 'cache')
-    assert len(passes) == 12
-    passes.clear()
-    resumed = select(network(), Pool(30), CONFIG, cache=tmp_path / 'cache')
-    assert len(passes) == 18
-    assert same(resumed, whole)
-    passes.clear()
-    assert same(select(network(), Pool(30), CONFIG, cache=tmp_path / 'cache'), whole)
-    assert passes == []
-
-
-def test_the_cache_knows_network_layers_and_pixels(tmp_path: Path, passes: list[int]) -> None:
-    pool = Pool(6)
-    select(network(), pool, CONFIG, cache=tmp_path)
-    select(network(), pool, NfdsConfig(layers=(1,)), cache=tmp_path)
-    select(lively(SMALL, seed=2), pool, CONFIG, cache=tmp_path)
-    assert len(list(tmp_path.iterdir())) == 3
-    passes.clear()
-    pool.replaced = {2: drift(50)}
-    select(network(), pool, CONFIG, cache=tmp_path)
-    assert len(passes) == 1
-
-
-@pytest.mark.parametrize('damage', ['truncated', 'text', 'empty', 'other', 'pickle'])
-def test_a_damaged_cache_is_as_good_as_none(
-    tmp_path: Path, passes: list[int], damage: str
-) -> None:
-    whole = select(network(), Pool(6), CONFIG, cache=tmp_path)
-    (file,) = tmp_path.iterdir()
-    content = file.read_bytes()
-    if damage == 'other':
-        np.savez(file, mean=np.zeros(3))
-    elif damage == 'pickle':
-        objects = {name: np.array([{}]) for name in (*nfds.STORED, 'digest')}
-        np.savez(file, allow_pickle=True, **objects)
-    else:
-        damaged = {'truncated': content[: len(content) // 2], 'text': b'none', 'empty': b''}
-        file.write_bytes(damaged[damage])
-    passes.clear()
-    assert same(select(network(), Pool(6), CONFIG, cache=tmp_path), whole)
-    assert len(passes) == 6
-    assert [item.name for item in tmp_path.iterdir()] == [file.name]
-
-
-def test_a_cache_that_cannot_be_written_gets_one_line(tmp_path: Path) -> None:
-    (tmp_path / 'file').write_text('')
-    with pytest.raises(CalibrationError, match='cannot be written') as caught:
-        select(network(), Pool(3), CONFIG, cache=tmp_path / 'file' / 'cache')
-    assert '\n' not in str(caught.value)
-
-
-@pytest.mark.parametrize('layer', ['encoder', 'frame_blocks.0', 'global_blocks.1'])
-def test_activations_that_are_not_finite_name_layer_and_window(layer: str) -> None:
-    model = lively(SMALL)
-    module = 'patch_embed' if layer == 'encoder' else layer
-    with torch.no_grad():
-        next(model.get_submodule(f'aggregator.{module}').parameters()).fill_(float('inf'))
-    with pytest.raises(CalibrationError, match=rf'drift: window 0: .* {layer} are not finite'):
-        select(model, Pool(3), CONFIG)
-
-
 def test_no_usable_window_is_an_error_that_says_why() -> None:
     black = {i: np.zeros_like(drift(0)) for i in range(4)}
     with pytest.raises(CalibrationError, match=r'no usable window .* 4 x frame n is black'):
@@ -327,24 +177,6 @@ def test_a_long_pool_is_looked_at_evenly_and_one_window_at_a_time() -> None:
     pool = Pool(100)
     found = select(network(), pool, NfdsConfig(candidates=10, samples=3, clusters=2))
     assert pool.asked == [0, 11, 22, 33, 44, 55, 66, 77, 88, 99, *found.indices.tolist()]
-
-
-@pytest.mark.parametrize(
-    'values',
-    [
-        {'samples': 0},
-        {'clusters': 0},
-        {'candidates': 0},
-        {'seed': -1},
-        {'keep_share': 0.0},
-        {'keep_share': 1.5},
-        {'score_limit': 0.0},
-        {'score_limit': float('nan')},
-    ],
-)
-def test_the_config_is_checked(values: dict[str, float]) -> None:
-    with pytest.raises(UsageError, match='calibration: '):
-        NfdsConfig(**values)  # type: ignore[arg-type]
 
 
 def test_a_random_set_is_seeded() -> None:

@@ -82,6 +82,32 @@ def test_visible_matches_show_the_same_surface(batch: SequenceBatch) -> None:
     )
 
 
+def test_a_pixel_step_takes_every_nth_pixel_from_half_a_step_on(batch: SequenceBatch) -> None:
+    whole = unproject(batch.depth_m, batch.intrinsics)
+    for step in (1, 2, 3, PATCH):
+        some = unproject(batch.depth_m, batch.intrinsics, step)
+        torch.testing.assert_close(some, whole[:, :, step // 2 :: step, step // 2 :: step])
+
+
+def test_a_coarse_scale_is_nearly_the_fine_one(batch: SequenceBatch) -> None:
+    data = (batch.depth_m, batch.camera_from_world, batch.intrinsics)
+    fine, coarse = window_targets(*data), window_targets(*data, pixel_step=3)
+    torch.testing.assert_close(coarse.scale_m, fine.scale_m, rtol=5e-3, atol=0)
+    assert coarse.depth.shape == fine.depth.shape
+    restored = coarse.depth * coarse.scale_m[:, None, None, None]
+    torch.testing.assert_close(restored, batch.depth_m)
+
+
+def test_patch_points_lie_in_their_own_and_in_the_first_camera(batch: SequenceBatch) -> None:
+    targets = window_targets(batch.depth_m, batch.camera_from_world, batch.intrinsics)
+    matches = patch_matches(targets.depth, targets.camera_from_first, batch.intrinsics, PATCH)
+    middles = unproject(targets.depth, batch.intrinsics, PATCH).flatten(2, 3)
+    torch.testing.assert_close(matches.in_camera, middles)
+    torch.testing.assert_close(matches.in_first[:, 0], matches.in_camera[:, 0])
+    back = transform(targets.camera_from_first[:, :, None], matches.in_first)
+    torch.testing.assert_close(back, matches.in_camera, atol=1e-5, rtol=1e-4)
+
+
 def _colour_difference(batch: SequenceBatch, position: torch.Tensor, seen: torch.Tensor) -> float:
     """Mean colour difference of frame 1's patch middles and frame 0 at the given positions."""
     pixel = (position[:, 1, 0] * PATCH + PATCH // 2).round().long()

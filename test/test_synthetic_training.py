@@ -9,49 +9,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_training import TINY, TINY_MODEL, render
 
 from qvggt_ros.errors import CheckpointError
-from qvggt_ros.synthetic.seeds import training_seeds
-from qvggt_ros.synthetic.sequences import render_batch
 from qvggt_ros.synthetic.train_checkpoint import load_run
-from qvggt_ros.synthetic.train_config import CURRICULUM, TrainConfig
+from qvggt_ros.synthetic.train_config import TrainConfig
 from qvggt_ros.synthetic.training import Trainer, attend_unfused
-from qvggt_ros.synthetic.window_source import Rendered, WindowSource
-from qvggt_ros.synthetic.windows import training_motion
-from qvggt_ros.vggt import VGGTConfig
+from qvggt_ros.synthetic.window_source import WindowSource
+from qvggt_ros.synthetic.workers import Worker
 from qvggt_ros.vggt.layers import attend_sdpa
-
-TINY_MODEL = VGGTConfig(
-    pretrain_height=28,
-    pretrain_width=42,
-    width=32,
-    heads=2,
-    encoder_depth=1,
-    aggregator_depth=4,
-    taps=(0, 1, 2, 3),
-    dpt_features=8,
-    dpt_channels=(8, 8, 8, 8),
-    dpt_hidden=8,
-    camera_depth=1,
-    camera_heads=2,
-    point_head=False,
-    track_head=False,
-)
-TINY = TrainConfig(
-    frames_per_step=8,
-    warmup_steps=2,
-    ring_sequences=8,
-    sequence_frames=4,
-    render_batch=4,
-    matching_blocks=(0, 1),
-    curriculum=(replace(CURRICULUM[0], until_windows=2**62, frames=(2, 3)),),
-)
-
-
-def render(first: int, count: int, frames: int, most_motion: float) -> Rendered:
-    seeds = training_seeds(first, count)
-    batch = render_batch(seeds, frames, 42, 28, motion=training_motion(most_motion))
-    return batch.images, batch.depth_m, batch.camera_from_world, batch.intrinsics
 
 
 def trainer(path: Path, config: TrainConfig = TINY) -> Trainer:
@@ -104,10 +70,43 @@ def test_sequences_are_replaced_as_windows_use_them_up() -> None:
     stage = TINY.curriculum[0]
     source.refill(stage)
     assert source.sequences_rendered == 8
-    source.draw(0, 8, stage)  # 8 windows, 4 uses each: 2 sequences, below one render batch
+    source.draw(0, 24, stage)  # 24 windows, 8 uses each: 3 sequences, below one render batch
     assert source.sequences_rendered == 8
-    source.draw(1, 16, stage)
+    source.draw(1, 32, stage)
     assert source.sequences_rendered == 12
+
+
+def test_each_of_two_workers_replaces_what_it_used_itself() -> None:
+    source = WindowSource(TINY, render, worker=Worker(1, 2))
+    stage = TINY.curriculum[0]
+    source.refill(stage)
+    source.draw(0, 48, stage)
+    assert source.sequences_rendered == 8
+    source.draw(1, 64, stage)
+    assert source.sequences_rendered == 12
+
+
+def test_a_run_resumed_with_other_numbers_neither_catches_up_nor_waits() -> None:
+    stage = TINY.curriculum[0]
+    for processes, seen in ((1, 8000), (4, 8000)):  # saved by two processes: 508 sequences each
+        source = WindowSource(TINY, render, 508, Worker(0, processes))
+        source.refill(stage)
+        assert source.sequences_rendered == 508
+        source.draw(0, seen, stage)
+        assert source.sequences_rendered == 508
+        source.draw(1, seen + 32 * processes, stage)
+        assert source.sequences_rendered == 512
+
+
+def test_workers_draw_other_windows_of_as_many_frames() -> None:
+    stage = TINY.curriculum[0]
+    one, other = (WindowSource(TINY, render, worker=Worker(rank, 2)) for rank in (0, 1))
+    for source in (one, other):
+        source.refill(stage)
+    for step in range(4):
+        drawn = [source.draw(step, 0, stage).images for source in (one, other)]
+        assert drawn[0].shape == drawn[1].shape
+        assert not torch.equal(drawn[0], drawn[1])
 
 
 def test_drawn_windows_depend_on_the_step_alone() -> None:
@@ -142,3 +141,57 @@ def test_a_new_run_can_begin_with_other_weights(tmp_path: Path) -> None:
     for name, value in second.averaged_model().state_dict().items():
         torch.testing.assert_close(value, first.average[name])
     assert second.progress.step == 0
+
+
+def test_muon_trains_the_aggregators_matrices_and_adam_all_else(tmp_path: Path) -> None:
+    run = trainer(tmp_path / 'run.safetensors')
+    names = dict(run._names)
+    groups = [
+        [names[id(p)] for group in optimizer.param_groups for p in group['params']]
+        for optimizer in run.optimizers
+    ]
+    assert sorted(groups[0] + groups[1]) == sorted(names.values())
+    assert all('aggregator' in n and 'blocks.' in n and n.endswith('weight') for n in groups[0])
+    assert 'model.aggregator.global_blocks.3.mlp.fc1.weight' in groups[0]
+    assert all(not n.startswith('patch_heads') for n in groups[0])
+
+
+def test_depth_is_decoded_for_so_many_frames_and_others_at_the_next_step(tmp_path: Path) -> None:
+    run = trainer(tmp_path / 'run.safetensors', replace(TINY, depth_maps=3))
+    first = run._depth_choice(8)
+    assert len(first) == 3 and (first.diff() > 0).all() and first[0] >= 0 and first[-1] < 8
+    assert torch.equal(first, run._depth_choice(8))
+    assert len(run._depth_choice(2)) == 2
+    chosen = set()
+    for _ in range(4):
+        chosen.add(tuple(run._depth_choice(8).tolist()))
+        run.step_once()
+    assert len(chosen) > 1
+
+
+def test_every_loss_is_reported_and_finite(tmp_path: Path) -> None:
+    terms = trainer(tmp_path / 'run.safetensors').step_once()[0]
+    assert set(terms.parts) == {
+        *('camera', 'baseline', 'depth', 'gradient', 'matching', 'flow', 'points', 'patch_pose'),
+        'flow_patches',
+    }
+    assert all(torch.isfinite(value) for value in terms.parts.values())
+    total = sum(float(v) for name, v in terms.parts.items() if name != 'flow_patches')
+    assert float(terms.total.detach()) == pytest.approx(total, rel=1e-5)
+
+
+def test_a_run_file_holds_the_groups_that_older_runs_have(tmp_path: Path) -> None:
+    run = trainer(tmp_path / 'run.safetensors')
+    steps(run, 1)
+    run.save()
+    groups, progress, _ = load_run(run.run_path)
+    assert set(groups) == {'model', 'patch_heads', 'average', 'optimizer'}
+    assert progress.step == 1
+
+
+def test_a_run_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / 'file').write_text('')
+    run = trainer(tmp_path / 'run.safetensors')
+    run.run_path = tmp_path / 'file' / 'run.safetensors'
+    with pytest.raises(CheckpointError, match=r'run\.safetensors: cannot be written'):
+        run.save()

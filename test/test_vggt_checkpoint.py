@@ -25,6 +25,7 @@ from qvggt_ros.vggt import (
     load_model,
     read_config,
     save_checkpoint,
+    weights_digest,
 )
 
 State = dict[str, torch.Tensor]
@@ -191,3 +192,9 @@ def test_foreign_bytes_are_refused(tmp_path: Path, content: bytes, suffix: str) 
 @pytest.mark.parametrize('name', ['none.safetensors', 'none.pt', '.'])
 def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
     assert 'no such checkpoint' in refusal(tmp_path / name)
+
+
+def test_a_networks_digest_knows_sizes_keys_numbers_and_their_type() -> None:
+    assert weights_digest(lively(SMALL)) == weights_digest(lively(SMALL))
+    others = [lively(SMALL, seed=1), lively(SMALL).half(), lively(replace(SMALL, heads=4))]
+    assert len({weights_digest(model) for model in (lively(SMALL), *others)}) == 4

@@ -14,7 +14,7 @@ from typing import Any
 from qvggt_ros.errors import BundleError
 from qvggt_ros.files import whole_file
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST_FILE = 'manifest.json'
 GRAPHS = ('encoder', 'window', 'depth')
 GOLDEN_OUTPUTS = ('pose_enc', 'depth', 'depth_conf')
@@ -71,6 +71,51 @@ class GoldenInfo:
 
 
 @dataclass(frozen=True)
+class LayerInfo:
+    """How one layer was quantised; layers that are not listed are float.
+
+    Attributes:
+        name: in the network.
+        weight_bits: 8 or 4.
+        weight_block: inputs that share a step; None: one step per output channel.
+        activation: `static` (one fixed step per tensor) or `none` (float).
+        activation_bits: of the input; 16 where it is float.
+        online: what is done to the input as it comes, beside quantising it: `none` or `scale`.
+        relative_error: mean square error of its output over the output's mean square, by itself.
+
+    """
+
+    name: str
+    weight_bits: int
+    weight_block: int | None
+    activation: str
+    activation_bits: int
+    online: str
+    relative_error: float
+
+
+@dataclass(frozen=True)
+class CalibrationInfo:
+    """What a quantised bundle was calibrated on.
+
+    Attributes:
+        source: as given to `qvggt build --calibration`.
+        windows: how many were drawn.
+        seed: of the draw.
+        sha256: of the windows' pixels.
+        added_macs_share: multiplications that the method leaves to be done online, as a share of
+            those of the transformer blocks.
+
+    """
+
+    source: str
+    windows: int
+    seed: int
+    sha256: str
+    added_macs_share: float
+
+
+@dataclass(frozen=True)
 class Manifest:
     """Everything a user of the bundle needs to know about it.
 
@@ -88,6 +133,8 @@ class Manifest:
         patch_size: pixels.
         graphs: by name, exactly `encoder`, `window`, `depth`.
         golden: what the self-check compares with.
+        layers: every quantised layer, in running order; empty for a float bundle.
+        calibration: None for a float bundle.
         tool_versions: by package.
 
     """
@@ -107,6 +154,8 @@ class Manifest:
     patch_size: int
     graphs: dict[str, GraphInfo]
     golden: GoldenInfo
+    layers: tuple[LayerInfo, ...]
+    calibration: CalibrationInfo | None
     tool_versions: dict[str, str]
 
     @property
@@ -233,6 +282,8 @@ class _Reader:
             checkpoint_sha256=self.digest(content['checkpoint_sha256'], 'checkpoint_sha256'),
             graphs={name: self.graph(graphs[name], f'graphs.{name}') for name in GRAPHS},
             golden=self.golden(content['golden']),
+            layers=self.layers(content['layers']),
+            calibration=self.calibration(content['calibration']),
             tool_versions={
                 key: self.typed(value, str, f'tool_versions.{key}')
                 for key, value in versions.items()
@@ -271,6 +322,42 @@ class _Reader:
             infos.append(TensorInfo(name, dtype, tuple(shape), unit))
         return tuple(infos)
 
+    def layers(self, value: object) -> tuple[LayerInfo, ...]:
+        infos = []
+        for index, item in enumerate(self.typed(value, list, 'layers')):
+            where = f'layers[{index}]'
+            content = self.keys(item, LayerInfo, where)
+            block = content['weight_block']
+            bits = {
+                key: self.positive(content[key], f'{where}.{key}')
+                for key in ('weight_bits', 'activation_bits')
+            }
+            texts = {
+                key: self.typed(content[key], str, f'{where}.{key}')
+                for key in ('name', 'activation', 'online')
+            }
+            error = self.ratio(content['relative_error'], f'{where}.relative_error')
+            if block is not None:
+                block = self.positive(block, f'{where}.weight_block')
+            infos.append(LayerInfo(**texts, **bits, weight_block=block, relative_error=error))  # type: ignore[arg-type]
+        return tuple(infos)
+
+    def calibration(self, value: object) -> CalibrationInfo | None:
+        if value is None:
+            return None
+        content = self.keys(value, CalibrationInfo, 'calibration')
+        if type(content['seed']) is not int or content['seed'] < 0:
+            raise self.error('calibration.seed', 'must be a whole number >= 0')
+        return CalibrationInfo(
+            source=self.typed(content['source'], str, 'calibration.source'),
+            windows=self.positive(content['windows'], 'calibration.windows'),
+            seed=content['seed'],
+            sha256=self.digest(content['sha256'], 'calibration.sha256'),
+            added_macs_share=self.ratio(
+                content['added_macs_share'], 'calibration.added_macs_share'
+            ),
+        )
+
     def golden(self, value: object) -> GoldenInfo:
         content = self.keys(value, GoldenInfo, 'golden')
         return GoldenInfo(
@@ -285,11 +372,13 @@ class _Reader:
         content = self.typed(value, dict, where)
         if sorted(content) != sorted(GOLDEN_OUTPUTS):
             raise self.error(where, f'must have exactly the keys {", ".join(GOLDEN_OUTPUTS)}')
-        for key, ratio in content.items():
-            is_number = isinstance(ratio, (int, float)) and not isinstance(ratio, bool)
-            if not is_number or not 0 <= ratio < float('inf'):
-                raise self.error(f'{where}.{key}', f'{ratio!r} must be a finite number >= 0')
-        return {key: float(content[key]) for key in GOLDEN_OUTPUTS}
+        return {key: self.ratio(content[key], f'{where}.{key}') for key in GOLDEN_OUTPUTS}
+
+    def ratio(self, value: object, where: str) -> float:
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not is_number or not 0 <= value < float('inf'):  # type: ignore[operator]
+            raise self.error(where, f'{value!r:.80} must be a finite number >= 0')
+        return float(value)  # type: ignore[arg-type]
 
     def keys(self, value: object, kind: type, where: str) -> dict[str, Any]:
         """Return an object that has exactly the fields of a dataclass as its keys."""

@@ -38,7 +38,7 @@ class OnnxRuntimeEngine:
             raise EngineError(f'threads={threads}: must be 0 (automatic) or more')
         self.manifest = manifest
         self._sessions = {
-            name: _load(bundle_path(folder, manifest.graphs[name].file), threads)
+            name: open_graph(bundle_path(folder, manifest.graphs[name].file), threads)
             for name in GRAPHS
         }
         for name, session in self._sessions.items():
@@ -83,7 +83,7 @@ class OnnxRuntimeEngine:
             raise EngineError(f'{graph} graph failed: {_first_line(error)}') from error
 
 
-def _load(path: Path, threads: int) -> onnxruntime.InferenceSession:
+def open_graph(path: Path, threads: int = 0) -> onnxruntime.InferenceSession:
     """Open one graph; no custom-operator library is ever loaded."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -93,6 +93,9 @@ def _load(path: Path, threads: int) -> onnxruntime.InferenceSession:
     # Threads sleep while they wait: the robot's other work needs the cores, and on a busy machine
     # active waiting doubled the latency.
     options.add_session_config_entry('session.intra_op.allow_spinning', '0')
+    # Weights of 4 bits are multiplied in float, as they were calibrated; by default their inputs
+    # would be rounded to 8 bits.
+    options.add_session_config_entry('session.qdq_matmulnbits_accuracy_level', '1')
     try:
         return onnxruntime.InferenceSession(
             str(path), sess_options=options, providers=['CPUExecutionProvider']

@@ -132,10 +132,16 @@ def _bundle(given: Path | None, console: Console) -> Path:
     if not bundle_is_current(DEFAULT_BUNDLE, TRAINED_MODEL):
         console.print('Building the bundle engines/demo (once)')
         weights = str(TRAINED_MODEL) if TRAINED_MODEL.exists() else 'random'
-        _run_command(
-            'qvggt_ros.export.build_command',
-            ['--checkpoint', weights, '--out', str(DEFAULT_BUNDLE)],
-        )
+        try:
+            _run_command(
+                'qvggt_ros.export.build_command',
+                ['--checkpoint', weights, '--out', str(DEFAULT_BUNDLE)],
+            )
+        except ModuleNotFoundError as error:
+            raise UsageError(
+                f'{DEFAULT_BUNDLE}: no bundle of the demo model there, and building one needs '
+                f'{error.name}: `make env` installs it (or name another with BUNDLE=, --bundle)'
+            ) from error
     return DEFAULT_BUNDLE
 
 

@@ -5,30 +5,37 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 import re
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from qvggt_ros.engine.manifest import Manifest, file_digest
 from qvggt_ros.errors import CheckpointError, UsageError
+from qvggt_ros.export.build_report import StepReport, print_plan, print_result
 from qvggt_ros.export.bundle import BundleSource, write_bundle
 from qvggt_ros.export.golden import noise_windows
 from qvggt_ros.export.onnx_export import SPELLINGS
+from qvggt_ros.export.quantised_build import (
+    QuantisedBuild,
+    calibration_windows,
+    check_exportable,
+    quantised_network,
+)
+from qvggt_ros.quantization.nfds import NfdsConfig
+from qvggt_ros.quantization.recipe import METHODS, PRECISIONS
 from qvggt_ros.vggt import VGGT, VGGTConfig, load_model, read_config
+from qvggt_ros.vggt.checkpoint import weights_digest
 
 RANDOM = 'random'
 DEMO_CHECKPOINT = Path('engines/demo/model.safetensors')
 GOLDEN_WINDOWS = 2
 GOLDEN_SEED = 0
 MAX_FRAMES = 64
-PRECISIONS = ('fp32', 'fp16', 'w8a8', 'w4a16', 'w4a8', 'w4a4')
 
 
 @dataclass(frozen=True)
@@ -67,10 +74,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f'weights (.safetensors or .pt), or "{RANDOM}" for untrained ones; '
         f'for demo {DEMO_CHECKPOINT} if not given',
     )
-    parser.add_argument('--seed', type=int, default=0, help=f'of "--checkpoint {RANDOM}"')
+    parser.add_argument(
+        '--seed', type=int, default=0, help=f'of calibration, and of "--checkpoint {RANDOM}"'
+    )
     parser.add_argument('--frames', type=int, default=4, metavar='S', help='frames per window')
     parser.add_argument('--size', metavar='WxH', help='image size in pixels, e.g. 518x392')
-    parser.add_argument('--precision', choices=PRECISIONS, default='fp32')
+    parser.add_argument('--precision', choices=('fp32', *PRECISIONS), default='fp32')
+    parser.add_argument(
+        '--method', choices=sorted(METHODS), default='dsfq', help='of quantisation (dsfq)'
+    )
+    parser.add_argument(
+        '--calibration',
+        default='synthetic',
+        metavar='SOURCE',
+        help='images to calibrate on: a bag (BAG#TOPIC if it has several), an image folder, or '
+        'synthetic[:SEED] (rendered rooms, the default)',
+    )
+    parser.add_argument('--candidates', type=int, default=400, help='windows looked at (400)')
+    parser.add_argument('--samples', type=int, default=40, help='windows calibrated on (40)')
+    parser.add_argument(
+        '--fast', action='store_true', help='leave the learned stage out: a tenth of the time'
+    )
+    parser.add_argument(
+        '--dry-run', action='store_true', help='print how each layer would be quantised, and end'
+    )
     parser.add_argument(
         '--attention',
         choices=sorted(SPELLINGS),
@@ -84,28 +111,58 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Build the bundle; return 0, or raise the error that says why not."""
     preset = presets()[args.model]
-    if args.precision != 'fp32':
-        raise UsageError(
-            f'--precision {args.precision}: only fp32 can be built; the others come with the '
-            'quantiser'
-        )
     if not 1 <= args.frames <= MAX_FRAMES:
         raise UsageError(f'--frames {args.frames}: must be 1 to {MAX_FRAMES}')
     size = preset.size if args.size is None else parse_size(args.size)
     preset.config.grid(*size)
+    if args.precision != 'fp32':
+        check_exportable(args.precision, args.method)
+    if args.dry_run:
+        print_plan(preset.config, args.precision, args.method)
+        return 0
     started = time.monotonic()
-    console = Console(stderr=True)
-    with Progress(
-        SpinnerColumn(), TextColumn('{task.description}'), TimeElapsedColumn(), console=console
-    ) as progress:
-        report = _StepReport(progress)
+    with StepReport(Console(stderr=True)) as report:
         report.begin('network and weights')
         model, source = load_source(args.model, preset, args.checkpoint, args.seed)
-        golden = noise_windows(GOLDEN_WINDOWS, args.frames, size, GOLDEN_SEED)
-        manifest = write_bundle(model, args.out, source, golden, args.attention, report.begin)
-        report.end()
-    _print_result(args, manifest, time.monotonic() - started)
+        if args.precision == 'fp32':
+            golden = noise_windows(GOLDEN_WINDOWS, args.frames, size, GOLDEN_SEED)
+            manifest = write_bundle(model, args.out, source, golden, args.attention, report.begin)
+        else:
+            manifest = _quantised_bundle(args, model, source, size, report)
+    print_result(args, manifest, time.monotonic() - started)
     return 0
+
+
+def _quantised_bundle(
+    args: argparse.Namespace,
+    model: VGGT,
+    source: BundleSource,
+    size: tuple[int, int],
+    report: StepReport,
+) -> Manifest:
+    """Choose windows, quantise, export; finished steps outlive an interruption."""
+    if args.frames < 2:
+        raise UsageError('--frames 1: calibration compares frames; give 2 or more')
+    work = args.out.parent / f'.{args.out.name}.calibration'
+    nfds = NfdsConfig(candidates=args.candidates, samples=args.samples, seed=args.seed)
+    build = QuantisedBuild(
+        args.precision,
+        args.method,
+        args.calibration,
+        args.frames,
+        size,
+        nfds,
+        learned=not args.fast,
+        work=work,
+    )
+    chosen, golden = calibration_windows(model, build, report.advance)
+    report.note_calibration(chosen)
+    _, exported = quantised_network(model, source, build, chosen, report.advance)
+    manifest = write_bundle(
+        model, args.out, source, golden, args.attention, report.begin, exported
+    )
+    shutil.rmtree(work, ignore_errors=True)
+    return manifest
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -137,55 +194,3 @@ def load_source(
         raise CheckpointError(f'{path}: holds a network of other sizes than --model {name}')
     model = load_model(path, preset.config)
     return model.float(), BundleSource(name, path.name, file_digest(path))
-
-
-def weights_digest(model: VGGT) -> str:
-    """Return the SHA-256 of a network's keys and numbers, where no file stands for them."""
-    digest = hashlib.sha256()
-    for key, value in sorted(model.state_dict().items()):
-        digest.update(key.encode())
-        digest.update(memoryview(value.contiguous().numpy()).cast('B'))
-    return digest.hexdigest()
-
-
-class _StepReport:
-    """One line per step, with its time."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._task: int | None = None
-
-    def begin(self, step: str) -> None:
-        """End the step before and show the next one."""
-        self.end()
-        self._task = self._progress.add_task(step, total=1)
-
-    def end(self) -> None:
-        """Mark the current step as done."""
-        if self._task is not None:
-            self._progress.update(self._task, completed=1)  # type: ignore[arg-type]
-            self._task = None
-
-
-def _print_result(args: argparse.Namespace, manifest: Manifest, seconds: float) -> None:
-    """Say what was built, for people and on request for programs."""
-    megabytes = sum(item.stat().st_size for item in args.out.iterdir() if item.is_file()) / 1e6
-    worst = max(manifest.golden.errors.values())
-    print(
-        f'{args.out}: {manifest.model} {manifest.precision}, {manifest.window_frames} frames of '
-        f'{manifest.image_width}x{manifest.image_height}, {megabytes:.1f} MB, '
-        f'{worst:.1e} from the float network, {seconds:.0f} s'
-    )
-    if args.json:
-        print(
-            json.dumps(
-                {
-                    'name': manifest.name,
-                    'folder': str(args.out),
-                    'precision': manifest.precision,
-                    'megabytes': round(megabytes, 3),
-                    'seconds': round(seconds, 1),
-                    'errors': manifest.golden.errors,
-                }
-            )
-        )

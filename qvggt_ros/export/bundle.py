@@ -22,13 +22,15 @@ from qvggt_ros.engine.manifest import (
     GOLDEN_OUTPUTS,
     MANIFEST_FILE,
     SCHEMA_VERSION,
+    CalibrationInfo,
     GoldenInfo,
     GraphInfo,
+    LayerInfo,
     Manifest,
     file_digest,
     write_manifest,
 )
-from qvggt_ros.engine.self_check import self_check
+from qvggt_ros.engine.self_check import golden_errors, read_golden, self_check
 from qvggt_ros.errors import BundleError, UsageError
 from qvggt_ros.export.golden import Windows, check_windows, golden_arrays
 from qvggt_ros.export.onnx_export import GraphSpec, export_graph, graph_specs
@@ -41,6 +43,11 @@ KEPT_FILES = ('model.safetensors', 'MODEL_CARD.md', 'training.png')
 # in another order, wrong ones are off by far more.
 FLOAT_TOLERANCES = {'pose_enc': 1e-3, 'depth': 1e-3, 'depth_conf': 1e-3}
 RECORDED_TOOLS = ('torch', 'onnx', 'onnxruntime', 'onnxscript', 'numpy')
+
+# A quantised engine rounds a number that lies on an edge to the other side now and then, and every
+# such step moves others: on another machine the error against the float network is another one,
+# of the same size.
+QUANTISED_MARGIN = 3.0
 
 Progress = Callable[[str], None]
 
@@ -61,6 +68,24 @@ class BundleSource:
     checkpoint_sha256: str
 
 
+@dataclass(frozen=True)
+class QuantisedSource:
+    """The network that is exported in a float network's place.
+
+    Attributes:
+        model: with the layers that engines run (`engine_layers.with_engine_layers`).
+        precision, method: their names.
+        layers, calibration: as the manifest holds them.
+
+    """
+
+    model: VGGT
+    precision: str
+    method: str
+    layers: tuple[LayerInfo, ...]
+    calibration: CalibrationInfo
+
+
 def write_bundle(
     model: VGGT,
     out_dir: Path,
@@ -68,8 +93,9 @@ def write_bundle(
     golden_images: Windows,
     attention: str = 'fused',
     progress: Progress = lambda step: None,
+    quantised: QuantisedSource | None = None,
 ) -> Manifest:
-    """Export a float network as a bundle, let ONNX Runtime prove it, and put it in place.
+    """Export a network as a bundle, let ONNX Runtime prove it, and put it in place.
 
     Args:
         model: in evaluation mode, float32, on the CPU.
@@ -79,6 +105,7 @@ def write_bundle(
         golden_images: [n, S, H, W, 3] RGB; they decide window size and image size.
         attention: spelling, see `onnx_export.SPELLINGS`.
         progress: told about each step before it begins.
+        quantised: what is exported instead of `model`, which then is the reference alone.
 
     Raises:
         UsageError: the folder or the images cannot be used; EngineError, BundleError: the
@@ -93,7 +120,7 @@ def write_bundle(
     try:
         graphs = {
             spec.name: _export(spec, work, attention, progress)
-            for spec in graph_specs(model, size)
+            for spec in graph_specs(quantised.model if quantised else model, size)
         }
         progress('golden windows')
         golden = _write_golden(work, golden_arrays(model, golden_images))
@@ -104,8 +131,8 @@ def write_bundle(
             model_config=model.config.to_dict(),
             checkpoint=source.checkpoint,
             checkpoint_sha256=source.checkpoint_sha256,
-            precision='fp32',
-            method='none',
+            precision=quantised.precision if quantised else 'fp32',
+            method=quantised.method if quantised else 'none',
             attention=attention,
             window_frames=frames,
             image_width=size[1],
@@ -113,6 +140,8 @@ def write_bundle(
             patch_size=model.config.patch_size,
             graphs=graphs,
             golden=golden,
+            layers=quantised.layers if quantised else (),
+            calibration=quantised.calibration if quantised else None,
             tool_versions=tool_versions(),
         )
         progress('self-check with ONNX Runtime')
@@ -161,10 +190,17 @@ def _proven(work: Path, manifest: Manifest) -> Manifest:
     """Run the bundle's self-check and return the manifest with the errors that it measured."""
     write_manifest(work, manifest)
     engine = open_bundle(work, self_check=False)
-    errors = self_check(engine, work, f'ONNX Runtime {onnxruntime.__version__}')
-    manifest = dataclasses.replace(
-        manifest, golden=dataclasses.replace(manifest.golden, errors=errors)
-    )
+    if manifest.calibration is None:
+        errors = self_check(engine, work, f'ONNX Runtime {onnxruntime.__version__}')
+        tolerances = manifest.golden.tolerances
+    else:
+        errors = golden_errors(engine, read_golden(work, manifest))
+        tolerances = {
+            name: FLOAT_TOLERANCES[name] + QUANTISED_MARGIN * error
+            for name, error in errors.items()
+        }
+    golden = dataclasses.replace(manifest.golden, errors=errors, tolerances=tolerances)
+    manifest = dataclasses.replace(manifest, golden=golden)
     write_manifest(work, manifest)
     return manifest
 

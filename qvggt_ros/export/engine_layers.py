@@ -9,6 +9,7 @@ integer product. Only standard operators of opset 21 are used.
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -16,12 +17,15 @@ from torch import Tensor, nn
 
 from qvggt_ros.errors import UsageError
 from qvggt_ros.quantization.layers import QuantisedLayer, quantised_layers
-from qvggt_ros.quantization.recipe import NONE, TOKEN
+from qvggt_ros.quantization.recipe import NONE, ONLINE, TOKEN
 from qvggt_ros.vggt import VGGT
 
 # Buffers of this name hold whole numbers of 4 bits; a pass after the export gives them that type.
 INT4_BUFFER = 'weight_int4'
 INT8_BUFFER = 'weight_int8'
+
+Number = int | float | str | bool
+Attributes = dict[str, Number | Sequence[int] | Sequence[float] | Sequence[str] | Sequence[bool]]
 
 
 class EngineLayer(nn.Module):
@@ -30,15 +34,18 @@ class EngineLayer(nn.Module):
     weight_step: Tensor
     step: Tensor
     zero: Tensor
+    scale: Tensor | None
 
     def __init__(self, layer: QuantisedLayer) -> None:
         super().__init__()
         plan = layer.plan
-        if plan.activation == TOKEN or plan.smoothing != NONE or plan.hadamard:
+        if plan.activation == TOKEN or plan.smoothing not in (NONE, ONLINE) or plan.hadamard:
             raise UsageError(
                 f'layer {plan.name}: {plan.activation} activations with smoothing '
                 f'{plan.smoothing} and hadamard {plan.hadamard} are simulated only'
             )
+        scaled = plan.smoothing == ONLINE
+        self.register_buffer('scale', 1 / layer.smooth.detach() if scaled else None)
         self._layer = (layer,)  # a tuple: its weights must not be exported too
         self._plan = plan
         integers, steps = layer.integer_weight()
@@ -79,6 +86,8 @@ class EngineLayer(nn.Module):
         return y if self.bias is None else y + self.bias
 
     def _input(self, x: Tensor) -> Tensor:
+        if self.scale is not None:
+            x = x * self.scale
         if self._plan.activation == NONE:
             return x
         integers = _operator('QuantizeLinear', [x, self.step, self.zero], x.shape, torch.int8)
@@ -88,7 +97,7 @@ class EngineLayer(nn.Module):
 
     def _weight(self) -> Tensor:
         integers = cast(Tensor, getattr(self, self._weight_name))
-        attributes: dict[str, int] = {'axis': self._axis}
+        attributes: Attributes = {'axis': self._axis}
         if self._plan.weight_block:
             attributes['block_size'] = self._plan.weight_block
         return _operator(
@@ -105,7 +114,7 @@ def _operator(
     inputs: list[Tensor],
     shape: torch.Size,
     dtype: torch.dtype,
-    attributes: dict[str, int] | None = None,
+    attributes: Attributes | None = None,
 ) -> Tensor:
     return torch.onnx.ops.symbolic(
         name, inputs, attrs=attributes or {}, dtype=dtype, shape=shape, version=21
@@ -115,7 +124,7 @@ def _operator(
 def with_engine_layers(model: VGGT) -> VGGT:
     """Return a copy of a quantised network that exports as engines run it.
 
-    Its smoothing must be folded (`calibrate.fold_smoothing`).
+    Its smoothing must be folded (`smoothing.fold_smoothing`).
 
     Raises:
         UsageError: a layer's precision is simulated only; names the layer.

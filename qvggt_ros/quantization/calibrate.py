@@ -9,7 +9,7 @@ inputs that the quantised steps before it really hand on, on which its ranges ar
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +43,7 @@ from qvggt_ros.quantization.recipe import (
     get_method,
     plan_layers,
 )
+from qvggt_ros.quantization.smoothing import smoothing_factors
 from qvggt_ros.quantization.walk import Step, WalkState, walk_steps
 from qvggt_ros.vggt import VGGT
 
@@ -202,7 +203,9 @@ class _Calibration:
                 _prepare(layer, observers[name], self._method, self._config)
             layer.enabled = True
         learn = self._config.learn if self._method.learn else None
-        if learn is not None and step.block and not restored:
+        # Steps of 8 bits are fine enough: there, learning was seen to gain nothing.
+        coarse = any(layer.plan.weight_bits < 8 for layer in layers.values())
+        if learn is not None and step.block and coarse and not restored:
             learn_block(step, layers, self._quantised, answers, learn, self._config.seed)
         if self._method.compensate and not restored:
             self._compensate(step, layers)
@@ -259,7 +262,9 @@ def _prepare(
     """Choose a layer's factors and ranges from what was seen of its input."""
     plan = layer.plan
     if plan.smoothing != NONE:
-        layer.smooth = smoothing_factors(seen.typical_largest, layer.weight, config)
+        layer.smooth = smoothing_factors(
+            seen.typical_largest, layer.weight, config.smoothing_power
+        )
     if method.search:
         squares = _per_input(layer, seen.mean_square / layer.smooth.square())
         layer.weight_clip = search_weight_clip(
@@ -305,18 +310,6 @@ def _as_matrix(layer: QuantisedLayer) -> Tensor:
     return layer.smoothed_weight().transpose(0, 1).flatten(1).T
 
 
-def smoothing_factors(largest: Tensor, weight: Tensor, config: QuantiseConfig) -> Tensor:
-    """Return c = max|x|^a / max|W|^(1-a) per input channel (QuantVGGT, equation 7).
-
-    Both maxima are taken of what is multiplied in the end: rotated inputs, rotated weights.
-    """
-    power = config.smoothing_power
-    read = weight.transpose(0, 1).flatten(1).abs().amax(dim=1)
-    factors = largest.clamp(min=1e-5) ** power / read.clamp(min=1e-5) ** (1 - power)
-    # Only ratios matter: around 1, numbers stay in the middle of the floats' range.
-    return (factors / factors.log().mean().exp()).clamp(min=1e-5)
-
-
 def _per_input(layer: QuantisedLayer, per_channel: Tensor) -> Tensor:
     """Repeat a value per channel for every weight that reads it."""
     return per_channel.repeat_interleave(layer.weight[0, 0].numel())
@@ -356,31 +349,3 @@ def _output(state: WalkState) -> Tensor:
     if state.raw_depth is not None:
         return state.raw_depth
     return state.x if state.pose_enc is None else state.pose_enc
-
-
-def fold_smoothing(quantised: Quantised) -> None:
-    """Move the smoothing factors into norms and V, in place; the function stays the same."""
-    for module in quantised.model.modules():
-        if hasattr(module, 'norm1') and hasattr(module, 'attn'):
-            _fold_block_smoothing(module)
-
-
-def _fold_block_smoothing(block: torch.nn.Module) -> None:
-    for norm, layer in ((block.norm1, block.attn.qkv), (block.norm2, block.mlp.fc1)):
-        if isinstance(layer, QuantisedLayer) and layer.plan.smoothing == 'norm':
-            norm.weight.data /= layer.smooth
-            norm.bias.data /= layer.smooth
-            _absorb_smoothing(layer)
-    proj, qkv = block.attn.proj, block.attn.qkv
-    if isinstance(proj, QuantisedLayer) and proj.plan.smoothing == 'value':
-        rows = slice(2 * proj.inputs, 3 * proj.inputs)
-        qkv.weight.data[rows] /= proj.smooth[:, None]
-        qkv.bias.data[rows] /= proj.smooth
-        _absorb_smoothing(proj)
-
-
-def _absorb_smoothing(layer: QuantisedLayer) -> None:
-    """Make c part of a layer's weights, once something before it divides by c."""
-    layer.weight.data *= layer.smooth
-    layer.smooth = torch.ones_like(layer.smooth)
-    layer.plan = replace(layer.plan, smoothing=NONE)

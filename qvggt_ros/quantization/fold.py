@@ -88,6 +88,18 @@ def fold_rotation(model: VGGT, seed: int) -> VGGT:
     return model
 
 
+def added_macs_share(model: VGGT, patches: int) -> float:
+    """Return what `fold_rotation` leaves online, as a share of the blocks' products.
+
+    Per frame: D^2 for each patch after the encoder and 2 D^2 before the camera head, against
+    12 D^2 per token in each block of encoder and aggregator (attention not counted).
+    """
+    config = model.config
+    encoder = config.encoder_depth * (1 + config.encoder_registers + patches)
+    aggregator = 2 * config.aggregator_depth * (config.special_tokens + patches)
+    return (patches + 2) / (12 * (encoder + aggregator))
+
+
 def fold_head_rotation(model: VGGT, balance: bool) -> VGGT:
     """Return a copy in which a Hadamard matrix mixes the channels of V within each head.
 

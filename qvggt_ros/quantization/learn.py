@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from qvggt_ros.quantization.layers import QuantisedLayer
 from qvggt_ros.quantization.observe import SPECIAL_WEIGHT
-from qvggt_ros.quantization.recipe import NONE, STATIC
+from qvggt_ros.quantization.recipe import NONE
 from qvggt_ros.quantization.walk import Step, WalkState
 
 LEARNED = ('smooth', 'weight_clip', 'activation_step')
@@ -26,21 +26,21 @@ LEARNED = ('smooth', 'weight_clip', 'activation_step')
 
 @dataclass(frozen=True)
 class LearnConfig:
-    """The learned stage's length and speeds; the rates are the paper's.
+    """The learned stage's length and speeds.
 
     Attributes:
         epochs: passes over the calibration windows.
         smoothing_rate: learning rate of log c.
-        clip_rate: of the clipping shares' logits.
-        step_rate: of the logarithms of static steps.
+        clip_rate: of the logarithms of clipping shares and static steps, at 4 bits.
+        fine_factor: what the two are multiplied by for layers of 8 bits, whose steps are finer.
         bias_rate: of the biases, which every engine adds anyway.
 
     """
 
     epochs: int = 15
     smoothing_rate: float = 5e-3
-    clip_rate: float = 5e-2
-    step_rate: float = 1e-2
+    clip_rate: float = 1e-2
+    fine_factor: float = 0.2
     bias_rate: float = 1e-3
 
 
@@ -74,15 +74,15 @@ def learn_block(
     )
     with torch.enable_grad():
         for index in _order(len(inputs), config.epochs, seed):
-            for layer in learned:
-                layer.apply()
+            for numbers in learned:
+                numbers.apply()
             loss = _loss(step, step.run(inputs[index]), wanted[index])
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
             schedule.step()
-    for layer in learned:
-        layer.finish()
+    for numbers in learned:
+        numbers.finish()
     after = _total_loss(step, inputs, wanted)
     if not after < before:  # also where it is not a number
         for name, layer in layers.items():
@@ -94,34 +94,31 @@ class _Learned:
 
     def __init__(self, layer: QuantisedLayer) -> None:
         self._layer = layer
-        plan = layer.plan
         self.smooth = nn.Parameter(layer.smooth.log())
-        self.clip = nn.Parameter(torch.logit(layer.weight_clip.clamp(0.05, 0.98)))
-        static = plan.activation == STATIC
-        start = layer.activation_step
-        self.step = nn.Parameter(start.log() if static else torch.logit(start.clamp(0.05, 0.98)))
-        self._static = static
+        self.clip = nn.Parameter(layer.weight_clip.log())
+        self.step = nn.Parameter(layer.activation_step.log())
         self.bias = None if layer.bias is None else nn.Parameter(layer.bias.detach().clone())
 
     def groups(self, config: LearnConfig) -> Iterator[dict[str, object]]:
         """Return the optimiser's groups."""
         plan = self._layer.plan
-        yield {'params': [self.clip], 'lr': config.clip_rate}
+        factor = config.fine_factor if plan.weight_bits == 8 else 1.0
+        yield {'params': [self.clip], 'lr': factor * config.clip_rate}
         if self.bias is not None:
             yield {'params': [self.bias], 'lr': config.bias_rate}
         if plan.smoothing != NONE:
-            yield {'params': [self.smooth], 'lr': config.smoothing_rate}
+            yield {'params': [self.smooth], 'lr': factor * config.smoothing_rate}
         if plan.activation != NONE:
-            rate = config.step_rate if self._static else config.clip_rate
-            yield {'params': [self.step], 'lr': rate}
+            factor = config.fine_factor if plan.activation_bits == 8 else 1.0
+            yield {'params': [self.step], 'lr': factor * config.clip_rate}
 
     def apply(self) -> None:
         """Let the layer compute with the current parameters."""
         self._layer.smooth = self.smooth.exp()
-        self._layer.weight_clip = self.clip.sigmoid()
+        self._layer.weight_clip = self.clip.exp()
         self._layer.learned_bias = self.bias
         if self._layer.plan.activation != NONE:
-            self._layer.activation_step = self.step.exp() if self._static else self.step.sigmoid()
+            self._layer.activation_step = self.step.exp()
 
     def finish(self) -> None:
         """Leave plain numbers behind."""

@@ -17,6 +17,7 @@ from qvggt_ros.errors import UsageError
 from qvggt_ros.vggt import VGGT
 
 NONE, STATIC, TOKEN = 'none', 'static', 'token'
+ONLINE = 'online'  # smoothing by one multiplication per channel, as the input comes
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ METHODS = {
         compensate=True,
     ),
 }
-SMOOTHING_PLACE = {'qkv': 'norm', 'fc1': 'norm', 'proj': 'value', 'fc2': 'online'}
+SMOOTHING_PLACE = {'qkv': 'norm', 'fc1': 'norm', 'proj': 'value', 'fc2': ONLINE}
 
 # Left in float: a few outputs that are the answer itself, and inputs of nine numbers.
 FLOAT_LAYERS = re.compile(
@@ -212,7 +213,8 @@ def _with_transforms(plan: LayerPlan, in_blocks: bool, method: Method) -> LayerP
     coarse = plan.activation_bits < 8
     hadamard = method.online_hadamard and plan.kind == 'fc2' and in_blocks and coarse
     smoothing = SMOOTHING_PLACE[plan.kind] if plan.kind in method.smooth else NONE
-    if plan.activation == NONE or (smoothing == 'online' and not coarse):
+    # Nor are they worth a multiplication per channel, where nothing can be folded.
+    if plan.activation == NONE or (smoothing == ONLINE and not coarse):
         smoothing = NONE
     offset = method.search and plan.kind == 'fc2' and plan.activation == STATIC
     return replace(plan, smoothing=smoothing, hadamard=hadamard, offset=offset)

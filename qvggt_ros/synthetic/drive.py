@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from qvggt_ros.errors import UsageError
+from qvggt_ros.synthetic.arrays import NUMPY, Device, cat, from_numpy
 from qvggt_ros.synthetic.furnishing import build_rooms
 from qvggt_ros.synthetic.motion import KINDS, clear_path
 from qvggt_ros.synthetic.poses import climbing, look_rotation, plane_length, turned_left
@@ -82,26 +82,25 @@ def plan_drive(
 
 
 def render_drive(
-    drive: Drive, device: str | torch.device = 'cpu', samples: int = 2
+    drive: Drive, device: Device = 'cpu', samples: int = 2
 ) -> Iterator[SequenceBatch]:
-    """Render a drive, a few frames [1, s] at a time."""
-    place = torch.device(device)
+    """Render a drive, a few frames [1, s] at a time, on a device as `render_batch` takes it."""
     total = drive.stamp_s.shape[1]
     for start in range(0, total, _FRAMES_AT_ONCE):
         part = slice(start, start + _FRAMES_AT_ONCE)
         cameras = drive.cameras.frames(part)
         light, depth = render_light(
-            drive.rooms, cameras, drive.width, drive.height, place, samples
+            drive.rooms, cameras, drive.width, drive.height, device, samples
         )
-        brightness = torch.from_numpy(drive.brightness[:, part].astype(np.float32)).to(place)
+        brightness = from_numpy(drive.brightness[:, part].astype(np.float32), device)
         images = develop(light, drive.lens.frames(part), drive.rooms.hash_words, brightness)
         yield SequenceBatch(
             images=images,
             depth_m=depth,
-            camera_from_world=camera_from_world(cameras).to(place),
-            intrinsics=intrinsics_of(cameras, drive.width, drive.height).to(place),
-            stamp_s=torch.from_numpy(drive.stamp_s[:, part]).to(place),
-            motion_kind=torch.full((1,), KINDS.index('forward'), device=place),
+            camera_from_world=from_numpy(camera_from_world(cameras), device),
+            intrinsics=from_numpy(intrinsics_of(cameras, drive.width, drive.height), device),
+            stamp_s=from_numpy(drive.stamp_s[:, part], device),
+            motion_kind=from_numpy(np.full(1, KINDS.index('forward'), dtype=np.int64), device),
         )
 
 
@@ -111,13 +110,13 @@ def render_trajectory(
     width: int,
     height: int,
     rate_hz: float = 10.0,
-    device: str | torch.device = 'cpu',
+    device: Device = 'cpu',
     samples: int = 2,
 ) -> SequenceBatch:
     """Render a whole drive at once, [1, frames]; see `plan_drive` and `render_drive`."""
     parts = list(render_drive(plan_drive(seed, frames, width, height, rate_hz), device, samples))
     names = ('images', 'depth_m', 'camera_from_world', 'intrinsics', 'stamp_s')
-    joined = {name: torch.cat([getattr(part, name) for part in parts], dim=1) for name in names}
+    joined = {name: cat([getattr(part, name) for part in parts], axis=1) for name in names}
     return SequenceBatch(**joined, motion_kind=parts[0].motion_kind)
 
 
@@ -208,8 +207,8 @@ def _metered(rooms: Rooms, cameras: Cameras, width: int) -> FloatArray:
     small = Cameras(
         cameras.rotation, cameras.centre_m, cameras.focal_px * (_METER_SIZE[0] / width)
     )
-    light, _ = render_light(rooms, small, *_METER_SIZE, torch.device('cpu'))
-    metered = meter(light)[0].numpy().astype(np.float64)
+    light, _ = render_light(rooms, small, *_METER_SIZE, NUMPY)
+    metered = np.asarray(meter(light)[0], dtype=np.float64)
     exposed = np.empty_like(metered)
     level = metered[0]
     for index, value in enumerate(metered):

@@ -23,6 +23,10 @@ from torch.nn import functional as F  # noqa: N812 (the customary name)
 
 from qvggt_ros.synthetic.targets import PatchMatches
 
+# Where the camera losses turn from squares to magnitudes. Squares hardly see errors of a few
+# degrees (0.03 in a quaternion), which are what is left after an hour.
+CAMERA_DELTA = 0.02
+BASELINE_DELTA = 0.2
 # Added to a baseline's length, scene sizes: below it, direction is noise.
 SHORT_BASELINE = 0.02
 
@@ -61,7 +65,8 @@ def camera_loss(iterations: list[Tensor], target: Tensor, weights: LossWeights) 
     total = target.new_zeros(())
     for index, estimate in enumerate(iterations):
         decay = weights.camera_iteration_decay ** (len(iterations) - 1 - index)
-        error = F.huber_loss(estimate.float(), target, reduction='none', delta=0.1) / 0.1
+        error = F.huber_loss(estimate.float(), target, reduction='none', delta=CAMERA_DELTA)
+        error = error / CAMERA_DELTA
         total = total + decay * (error * scale).mean()
     return total / len(iterations)
 
@@ -192,7 +197,7 @@ def baseline_loss(estimate: Tensor, target: Tensor) -> Tensor:
     """
     found, wanted = _relative_translations(estimate.float()), _relative_translations(target)
     length = wanted.norm(dim=-1, keepdim=True) + SHORT_BASELINE
-    return F.huber_loss(found / length, wanted / length, delta=0.5)
+    return F.huber_loss(found / length, wanted / length, delta=BASELINE_DELTA) / BASELINE_DELTA
 
 
 def _relative_translations(pose_enc: Tensor) -> Tensor:

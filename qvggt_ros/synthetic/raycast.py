@@ -14,9 +14,9 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from qvggt_ros.synthetic import scene
+from qvggt_ros.synthetic import arrays, scene
+from qvggt_ros.synthetic.arrays import Array, Device
 from qvggt_ros.synthetic.scene import SLOTS, Rooms
 from qvggt_ros.synthetic.seeds import FloatArray
 
@@ -24,7 +24,7 @@ WindowArray = npt.NDArray[np.int64]
 
 # A depth and the slot it belongs to travel in one int32: positive float32 order like their bits,
 # and the lowest six bits (8e-6 of the depth) carry the slot. Measured four times faster than
-# torch.where, which branches per element.
+# a choice by `where`, which branches per element.
 _SLOT_MASK = 63
 _NEAREST_M = 0.02
 _FAR_AWAY = 1e20
@@ -52,13 +52,13 @@ class Cameras:
 class Rays:
     """Ray directions as terms of columns and rows, in the world and in each slot's frame."""
 
-    column: torch.Tensor  # [B, 1, 1, W], (u - cx) / fx
-    row: torch.Tensor  # [B, 1, H, 1], (v - cy) / fy
-    world: torch.Tensor  # [B, S, 3, 3], world from camera
-    centre_m: torch.Tensor  # [B, S, 3]
-    slot: torch.Tensor  # [B, S, SLOTS, 3, 3], unit shape of the slot from camera
-    origin: torch.Tensor  # [B, S, SLOTS, 3], the camera centre in the slot's unit frame
-    height_m: torch.Tensor  # [B, SLOTS], half heights
+    column: Array  # [B, 1, 1, W], (u - cx) / fx
+    row: Array  # [B, 1, H, 1], (v - cy) / fy
+    world: Array  # [B, S, 3, 3], world from camera
+    centre_m: Array  # [B, S, 3]
+    slot: Array  # [B, S, SLOTS, 3, 3], unit shape of the slot from camera
+    origin: Array  # [B, S, SLOTS, 3], the camera centre in the slot's unit frame
+    height_m: Array  # [B, SLOTS], half heights
     windows: WindowArray  # [B, SLOTS, 4], rows and columns that a slot may cover, on the host
 
     def part(self, batch: slice) -> Rays:
@@ -71,14 +71,14 @@ class Rays:
         column, row = self.column[..., left:right], self.row[:, :, top:bottom]
         return replace(self, column=column, row=row)
 
-    def direction(self, matrix: torch.Tensor, axis: int) -> torch.Tensor:
+    def direction(self, matrix: Array, axis: int) -> Array:
         """Return one component of all directions, [B, S, H, W], from matrices [B, S, 3, 3]."""
         across, down, ahead = (_spread(matrix[:, :, axis, k]) for k in range(3))
         return self.column * across + (self.row * down + ahead)
 
 
 def make_rays(
-    rooms: Rooms, cameras: Cameras, columns: FloatArray, rows: FloatArray, device: torch.device
+    rooms: Rooms, cameras: Cameras, columns: FloatArray, rows: FloatArray, device: Device
 ) -> Rays:
     """Prepare the rays of the pixels at columns (u - cx) [W] and rows (v - cy) [H]."""
     # World -> slot: shift to the centre, turn by the yaw, divide by the half sizes.
@@ -105,8 +105,8 @@ def make_rays(
     )
     focal = cameras.focal_px
 
-    def to_device(values: FloatArray) -> torch.Tensor:
-        return torch.from_numpy(values.astype(np.float32)).to(device)
+    def to_device(values: FloatArray) -> Array:
+        return arrays.from_numpy(values.astype(np.float32), device)
 
     return Rays(
         column=to_device(columns[None, :] / focal[:, 0:1])[:, None, None, :],
@@ -151,19 +151,20 @@ def _windows(rooms: Rooms, cameras: Cameras, columns: FloatArray, rows: FloatArr
     return windows
 
 
-def cast(rays: Rays) -> tuple[torch.Tensor, torch.Tensor]:
+@arrays.quiet
+def cast(rays: Rays) -> tuple[Array, Array]:
     """Return z-depth in metres (float32) and the slot hit (int32), both [B, S, H, W]."""
-    if rays.column.device.type == 'cpu':
+    if arrays.is_cpu(rays.column.device):
         # Room by room, each slot only where it may be seen: a third of the work, the same bits.
         rooms = [_nearest(rays.part(slice(b, b + 1)), True) for b in range(len(rays.column))]
-        nearest = torch.cat(rooms)
+        nearest = arrays.cat(rooms)
     else:
         nearest = _nearest(rays, False)
     slot_hit = nearest & _SLOT_MASK
-    return (nearest & ~_SLOT_MASK).view(torch.float32), slot_hit
+    return arrays.from_bits(nearest & ~_SLOT_MASK), slot_hit
 
 
-def _nearest(rays: Rays, windowed: bool) -> torch.Tensor:
+def _nearest(rays: Rays, windowed: bool) -> Array:
     """Return packed depths and slots; `windowed` is for a batch of one."""
     vertical = _inverse(rays.direction(rays.world, 2))
     steep = vertical.abs()
@@ -195,28 +196,28 @@ class _View:
     """Rays with the inverse of their vertical component, which all slots share."""
 
     rays: Rays
-    inverse_z: torch.Tensor
-    steep_z: torch.Tensor
+    inverse_z: Array
+    steep_z: Array
 
 
-def _spread(value: torch.Tensor) -> torch.Tensor:
+def _spread(value: Array) -> Array:
     return value[:, :, None, None]
 
 
-def _inverse(direction: torch.Tensor) -> torch.Tensor:
+def _inverse(direction: Array) -> Array:
     # A ray parallel to a slab must not become inf - inf.
-    return torch.ones_like(direction).div_(direction).clamp_(-_STEEPEST, _STEEPEST)
+    return arrays.inverse(direction).clamp_(-_STEEPEST, _STEEPEST)
 
 
-def _slab(origin: torch.Tensor, direction: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _slab(origin: Array, direction: Array) -> tuple[Array, Array]:
     """Return where rays enter and leave -1 .. 1 along one axis."""
-    inverse = _inverse(direction)
-    middle = inverse * _spread(-origin)
-    reach = inverse.abs_()
+    slope = _inverse(direction)
+    middle = slope * _spread(-origin)
+    reach = slope.abs_()
     return middle - reach, middle.add_(reach)
 
 
-def _height_slab(view: _View, slot: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _height_slab(view: _View, slot: int) -> tuple[Array, Array]:
     """Like _slab for the vertical axis."""
     origin, half = view.rays.origin[:, :, slot, 2], view.rays.height_m[:, slot, None]
     middle = view.inverse_z * _spread(-(origin * half))
@@ -224,17 +225,17 @@ def _height_slab(view: _View, slot: int) -> tuple[torch.Tensor, torch.Tensor]:
     return middle - reach, middle.add_(reach)
 
 
-def _box(view: _View, slot: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _box(view: _View, slot: int) -> tuple[Array, Array]:
     rays = view.rays
     near, far = _height_slab(view, slot)
     for axis in range(2):
         direction = rays.direction(rays.slot[:, :, slot], axis)
         enter, leave = _slab(rays.origin[:, :, slot, axis], direction)
-        near, far = torch.maximum(near, enter), torch.minimum(far, leave)
+        near, far = arrays.maximum(near, enter), arrays.minimum(far, leave)
     return near, far
 
 
-def _cylinder(view: _View, slot: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _cylinder(view: _View, slot: int) -> tuple[Array, Array, Array]:
     rays = view.rays
     matrix = rays.slot[:, :, slot]
     x, y = rays.direction(matrix, 0), rays.direction(matrix, 1)
@@ -246,10 +247,10 @@ def _cylinder(view: _View, slot: int) -> tuple[torch.Tensor, torch.Tensor, torch
     # |d|^2 - |o x d|^2 loses less to cancellation than b^2 - a c.
     enter, leave, miss = _quadratic(square, along, square - across.mul_(across))
     near, far = _height_slab(view, slot)
-    return torch.maximum(near, enter), torch.minimum(far, leave), miss
+    return arrays.maximum(near, enter), arrays.minimum(far, leave), miss
 
 
-def _ellipsoid(view: _View, slot: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _ellipsoid(view: _View, slot: int) -> tuple[Array, Array, Array]:
     rays = view.rays
     x, y, z = (rays.direction(rays.slot[:, :, slot], axis) for axis in range(3))
     ox, oy, oz = (_spread(rays.origin[:, :, slot, axis]) for axis in range(3))
@@ -262,42 +263,38 @@ def _ellipsoid(view: _View, slot: int) -> tuple[torch.Tensor, torch.Tensor, torc
     return _quadratic(square, along, discriminant)
 
 
-def _quadratic(
-    square: torch.Tensor, along: torch.Tensor, discriminant: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    root = discriminant.clamp(min=0.0).sqrt_()
+def _quadratic(square: Array, along: Array, discriminant: Array) -> tuple[Array, Array, Array]:
+    root = arrays.sqrt_(discriminant.clamp(min=0.0))
     middle = along.neg_()
     near, far = (middle - root).div_(square), (middle + root).div_(square)
     return near, far, discriminant.neg_()
 
 
-def _pack(depth: torch.Tensor, slot: int) -> torch.Tensor:
-    return depth.view(torch.int32).bitwise_and_(~_SLOT_MASK).bitwise_or_(slot)
+def _pack(depth: Array, slot: int) -> Array:
+    return arrays.bits_of(depth).bitwise_and_(~_SLOT_MASK).bitwise_or_(slot)
 
 
 def _keep_nearest(
-    nearest: torch.Tensor,
+    nearest: Array,
     slot: int,
-    near: torch.Tensor,
-    far: torch.Tensor,
-    miss: torch.Tensor | None,
+    near: Array,
+    far: Array,
+    miss: Array | None,
 ) -> None:
     """Take over a slot where its ray enters before it leaves, ahead, and before the nearest."""
-    outside = torch.sub(near, far)
+    outside = near - far
     if miss is not None:
-        outside = torch.maximum(outside, miss, out=outside)
+        outside = arrays.maximum(outside, miss, out=outside)
     behind = _NEAREST_M - near
-    outside = torch.maximum(outside, behind, out=outside).clamp_(min=0.0)
+    outside = arrays.maximum(outside, behind, out=outside).clamp_(min=0.0)
     # Where outside is zero this adds exactly nothing, elsewhere it puts the hit out of reach.
     near = near.add_(outside.mul_(_FAR_AWAY))
-    torch.minimum(nearest, _pack(near, slot), out=nearest)
+    arrays.minimum(nearest, _pack(near, slot), out=nearest)
 
 
-def _open_niche(
-    nearest: torch.Tensor, slot: int, room: torch.Tensor, near: torch.Tensor, far: torch.Tensor
-) -> None:
+def _open_niche(nearest: Array, slot: int, room: Array, near: Array, far: Array) -> None:
     """Let rays that pass a niche's mouth end at the niche's walls instead of the room's."""
     # The mouth lies in the wall: entered at the wall up to rounding, left well beyond it.
     slack = room * 1e-5 + 1e-5
     through = (near <= room + slack) & (far > room + 2.0 * slack)
-    nearest.copy_(torch.where(through, _pack(far, slot), nearest))
+    nearest.copy_(arrays.where(through, _pack(far, slot), nearest))

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
-import torch
 
+from qvggt_ros.synthetic.arrays import Array, Device, cat, empty_bytes, from_numpy, quiet, sqrt
 from qvggt_ros.synthetic.seeds import Draws, FloatArray, IntArray
 from qvggt_ros.synthetic.textures import next_, scrambled_, share
 
@@ -61,22 +61,23 @@ def draw_lens(seeds: Sequence[int] | IntArray, frames: int) -> Lens:
     return Lens(target, haste, vignetting, gamma, noise, softness, number)
 
 
-def meter(light: list[torch.Tensor]) -> torch.Tensor:
+def meter(light: list[Array]) -> Array:
     """Return the mean brightness of each frame, float32 [B, S].
 
     Summed as integers: their sum does not depend on its order.
     """
-    steps = light[1].clamp(max=_BRIGHTEST).mul_(_METER_STEPS).to(torch.int32)
-    total = steps.sum(dim=(2, 3)).to(torch.float32)
+    steps = light[1].clamp(max=_BRIGHTEST).mul_(_METER_STEPS).int()
+    total = steps.sum((2, 3)).float()
     return total * (1.0 / (_METER_STEPS * steps.shape[2] * steps.shape[3]))
 
 
+@quiet
 def develop(
-    light: list[torch.Tensor],
+    light: list[Array],
     lens: Lens,
     hash_words: np.ndarray,
-    brightness: torch.Tensor | None = None,
-) -> torch.Tensor:
+    brightness: Array | None = None,
+) -> Array:
     """Turn light ([B, S, H, W], three channels) into images uint8 [B, S, 3, H, W].
 
     Args:
@@ -89,24 +90,24 @@ def develop(
     batch, frames, height, width = light[0].shape
     device = light[0].device
 
-    def per_sequence(values: FloatArray) -> torch.Tensor:
-        return torch.from_numpy(values.astype(np.float32)).to(device)[:, None, None, None]
+    def per_sequence(values: FloatArray) -> Array:
+        return from_numpy(values.astype(np.float32), device)[:, None, None, None]
 
     if brightness is None:
         brightness = _followed(meter(light), per_sequence(lens.haste)[:, 0, 0])
     falloff = 1.0 - _from_centre(height, width, device) * per_sequence(lens.vignetting)
-    gain = torch.from_numpy(lens.target.astype(np.float32)).to(device)
+    gain = from_numpy(lens.target.astype(np.float32), device)
     gain = gain / (brightness + _DARKEST)[:, :, None]
     gamma, softness = per_sequence(lens.gamma), per_sequence(lens.softness)
     amplitude = per_sequence(lens.noise)
     word = _noise_words(lens, hash_words, height, width, device)
     grain = share(word)
-    images = torch.empty((batch, frames, 3, height, width), dtype=torch.uint8, device=device)
+    images = empty_bytes((batch, frames, 3, height, width), device)
     for channel, value in enumerate(light):
         value = _softened(value, softness) * falloff
         value *= gain[:, :, channel, None, None]
         value.clamp_(0.0, 1.0)
-        value += (value.sqrt() - value).mul_(gamma)
+        value += sqrt(value).sub_(value).mul_(gamma)
         # Two uniforms make a triangle, close enough to a bell; neighbouring channels share one,
         # as they do after demosaicing.
         grain, last = share(next_(word)), grain
@@ -115,7 +116,7 @@ def develop(
     return images
 
 
-def _followed(metered: torch.Tensor, haste: torch.Tensor) -> torch.Tensor:
+def _followed(metered: Array, haste: Array) -> Array:
     """Mix each frame's brightness with its sequence's, [B, S]."""
     total = metered[:, :1].clone()
     for frame in range(1, metered.shape[1]):
@@ -124,32 +125,32 @@ def _followed(metered: torch.Tensor, haste: torch.Tensor) -> torch.Tensor:
     return mean + (metered - mean) * haste
 
 
-def _from_centre(height: int, width: int, device: torch.device) -> torch.Tensor:
+def _from_centre(height: int, width: int, device: Device) -> Array:
     """Return squared distance from the image's centre, 1 in the corners, [H, W]."""
     x = (np.arange(width) + 0.5) / width * 2.0 - 1.0
     y = (np.arange(height) + 0.5) / height * 2.0 - 1.0
     square = (x * x)[None, :] + (y * y)[:, None]
-    return torch.from_numpy((0.5 * square).astype(np.float32)).to(device)
+    return from_numpy((0.5 * square).astype(np.float32), device)
 
 
-def _softened(image: torch.Tensor, softness: torch.Tensor) -> torch.Tensor:
+def _softened(image: Array, softness: Array) -> Array:
     """Mix an image with its 3x3 binomial blur; borders repeat."""
-    left = torch.cat([image[..., :1], image[..., :-1]], dim=-1)
-    right = torch.cat([image[..., 1:], image[..., -1:]], dim=-1)
+    left = cat([image[..., :1], image[..., :-1]], axis=-1)
+    right = cat([image[..., 1:], image[..., -1:]], axis=-1)
     rows = left.add_(right).mul_(0.25).add_(image * 0.5)
-    above = torch.cat([rows[..., :1, :], rows[..., :-1, :]], dim=-2)
-    below = torch.cat([rows[..., 1:, :], rows[..., -1:, :]], dim=-2)
+    above = cat([rows[..., :1, :], rows[..., :-1, :]], axis=-2)
+    below = cat([rows[..., 1:, :], rows[..., -1:, :]], axis=-2)
     blurred = above.add_(below).mul_(0.25).add_(rows.mul_(0.5))
     return blurred.sub_(image).mul_(softness).add_(image)
 
 
 def _noise_words(
-    lens: Lens, hash_words: np.ndarray, height: int, width: int, device: torch.device
-) -> torch.Tensor:
+    lens: Lens, hash_words: np.ndarray, height: int, width: int, device: Device
+) -> Array:
     """Return a hashed int32 word per scene, frame and pixel, [B, S, H, W]."""
     with np.errstate(over='ignore'):
         frame = lens.frame_number.astype(np.int32) * np.int32(0x2545F491)
         start = hash_words[:, None] + frame[None, :]
-    pixel = torch.arange(height * width, dtype=torch.int32, device=device).view(height, width)
-    word = pixel.mul_(0x19D699A5) + torch.from_numpy(start).to(device)[:, :, None, None]
+    pixel = from_numpy(np.arange(height * width, dtype=np.int32).reshape(height, width), device)
+    word = pixel.mul_(0x19D699A5) + from_numpy(start, device)[:, :, None, None]
     return scrambled_(word)

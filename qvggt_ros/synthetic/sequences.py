@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
+import numpy.typing as npt
 
 from qvggt_ros.errors import UsageError
+from qvggt_ros.synthetic.arrays import Array, Device, cat, from_numpy, is_cpu
 from qvggt_ros.synthetic.furnishing import build_rooms
 from qvggt_ros.synthetic.motion import MotionConfig, draw_motion
 from qvggt_ros.synthetic.raycast import Cameras
@@ -26,18 +27,18 @@ _GPU_PIXELS = 8_000_000
 
 @dataclass(frozen=True)
 class SequenceBatch:
-    """B sequences of S frames with their truth.
+    """B sequences of S frames with their truth, as tensors or NumPy arrays.
 
     Pixel (u, v), counted from 0, shows the point depth * ((u - cx) / fx, (v - cy) / fy, 1) in the
     camera frame (OpenCV: x right, y down, z forward); cx = W / 2, cy = H / 2.
     """
 
-    images: torch.Tensor  # uint8 [B, S, 3, H, W]
-    depth_m: torch.Tensor  # float32 [B, S, H, W], z-depth
-    camera_from_world: torch.Tensor  # float32 [B, S, 4, 4]; world is metric, z up
-    intrinsics: torch.Tensor  # float32 [B, S, 3, 3], pixels
-    stamp_s: torch.Tensor  # float64 [B, S], from each sequence's beginning
-    motion_kind: torch.Tensor  # int64 [B], index into motion.KINDS
+    images: Array  # uint8 [B, S, 3, H, W]
+    depth_m: Array  # float32 [B, S, H, W], z-depth
+    camera_from_world: Array  # float32 [B, S, 4, 4]; world is metric, z up
+    intrinsics: Array  # float32 [B, S, 3, 3], pixels
+    stamp_s: Array  # float64 [B, S], from each sequence's beginning
+    motion_kind: Array  # int64 [B], index into motion.KINDS
 
 
 def render_batch(
@@ -45,7 +46,7 @@ def render_batch(
     frames: int,
     width: int,
     height: int,
-    device: str | torch.device = 'cpu',
+    device: Device = 'cpu',
     motion: MotionConfig | None = None,
     samples: int = 1,
 ) -> SequenceBatch:
@@ -56,7 +57,8 @@ def render_batch(
         frames: frames per sequence.
         width: pixels.
         height: pixels.
-        device: where to render and leave the result.
+        device: where to render and leave the result: a device of PyTorch's, or 'numpy', which
+            gives the same bytes as NumPy arrays and does without PyTorch.
         motion: how the cameras move.
         samples: samples per pixel along each axis; 1 is for training, 2 looks smooth.
 
@@ -70,18 +72,17 @@ def render_batch(
             f'{samples} samples each: every number must be positive'
         )
     seeds = np.asarray(seeds, dtype=np.int64)
-    place = torch.device(device)
     rooms = build_rooms(seeds)
     drawn, rooms = draw_motion(seeds, rooms, frames, width, height, motion or MotionConfig())
     lens = draw_lens(seeds, frames)
-    images, depth = _render_in_parts(rooms, drawn.cameras, lens, (width, height), place, samples)
+    images, depth = _render_in_parts(rooms, drawn.cameras, lens, (width, height), device, samples)
     return SequenceBatch(
         images=images,
         depth_m=depth,
-        camera_from_world=camera_from_world(drawn.cameras).to(place),
-        intrinsics=intrinsics_of(drawn.cameras, width, height).to(place),
-        stamp_s=torch.from_numpy(drawn.stamp_s).to(place),
-        motion_kind=torch.from_numpy(drawn.kind).to(place),
+        camera_from_world=from_numpy(camera_from_world(drawn.cameras), device),
+        intrinsics=from_numpy(intrinsics_of(drawn.cameras, width, height), device),
+        stamp_s=from_numpy(drawn.stamp_s, device),
+        motion_kind=from_numpy(drawn.kind, device),
     )
 
 
@@ -90,12 +91,12 @@ def _render_in_parts(
     cameras: Cameras,
     lens: Lens,
     size: tuple[int, int],
-    device: torch.device,
+    device: Device,
     samples: int,
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[Array, Array]:
     width, height = size
     batch, frames = cameras.centre_m.shape[:2]
-    limit = _CPU_PIXELS if device.type == 'cpu' else _GPU_PIXELS
+    limit = _CPU_PIXELS if is_cpu(device) else _GPU_PIXELS
     at_once = max(limit // (frames * width * height), 1)
     images, depths = [], []
     for start in range(0, batch, at_once):
@@ -104,10 +105,10 @@ def _render_in_parts(
         light, depth = render_light(some, cameras.part(part), width, height, device, samples)
         images.append(develop(light, lens.part(part), some.hash_words))
         depths.append(depth)
-    return torch.cat(images), torch.cat(depths)
+    return cat(images), cat(depths)
 
 
-def camera_from_world(cameras: Cameras) -> torch.Tensor:
+def camera_from_world(cameras: Cameras) -> npt.NDArray[np.float32]:
     """Return rigid transforms, float32 [B, S, 4, 4]."""
     turn, centre = cameras.rotation, cameras.centre_m
     matrix = np.zeros((*centre.shape[:2], 4, 4))
@@ -117,14 +118,14 @@ def camera_from_world(cameras: Cameras) -> torch.Tensor:
         matrix[..., row, :3] = axis
         product = axis * centre
         matrix[..., row, 3] = -(product[..., 0] + product[..., 1] + product[..., 2])
-    return torch.from_numpy(matrix.astype(np.float32))
+    return matrix.astype(np.float32)
 
 
-def intrinsics_of(cameras: Cameras, width: int, height: int) -> torch.Tensor:
+def intrinsics_of(cameras: Cameras, width: int, height: int) -> npt.NDArray[np.float32]:
     """Return camera matrices in pixels, float32 [B, S, 3, 3]."""
     batch, frames = cameras.centre_m.shape[:2]
     matrix = np.zeros((batch, frames, 3, 3))
     focal: FloatArray = cameras.focal_px[:, None]
     matrix[..., 0, 0], matrix[..., 1, 1] = focal[..., 0], focal[..., 1]
     matrix[..., 0, 2], matrix[..., 1, 2], matrix[..., 2, 2] = 0.5 * width, 0.5 * height, 1.0
-    return torch.from_numpy(matrix.astype(np.float32))
+    return matrix.astype(np.float32)

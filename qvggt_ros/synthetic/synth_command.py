@@ -1,22 +1,22 @@
 # Copyright 2026 qvggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""`qvggt synth`: render recordings of procedural rooms; train the demo model on them."""
+"""`qvggt synth`: render recordings of procedural rooms; train and describe the demo model."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
-from contextlib import contextmanager
+import importlib
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
 from rich.console import Console
 from rich.progress import track
 
 from qvggt_ros.errors import UsageError
 from qvggt_ros.evaluation.bag_writer import ENCODINGS, STORAGES, CameraBagWriter
-from qvggt_ros.synthetic import train_command
+from qvggt_ros.synthetic.arrays import NUMPY
 from qvggt_ros.synthetic.drive import plan_drive, render_drive
 from qvggt_ros.synthetic.sequences import SequenceBatch
 
@@ -24,11 +24,39 @@ DEMO_SEED = 10_093
 # Recordings begin at a time that no clock shows by accident.
 FIRST_STAMP_NS = 1_700_000_000_000_000_000
 _NS_PER_S = 1_000_000_000
+# name -> (module with `add_arguments(parser)` and `run(args) -> int`, one line of help)
+PYTORCH_TASKS = {
+    'train': ('qvggt_ros.synthetic.train_command', 'train the demo model'),
+    'card': (
+        'qvggt_ros.synthetic.card_command',
+        'describe a trained model: a card and its curves',
+    ),
+}
+
+
+class _TaskParser(argparse.ArgumentParser):
+    """The parser of one task; where its module needs PyTorch, it is loaded with the first word."""
+
+    def __init__(self, module_name: str = '', **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._module_name = module_name
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        if self._module_name:
+            module = importlib.import_module(self._module_name)
+            self._module_name = ''
+            module.add_arguments(self)
+            self.set_defaults(run_task=module.run)
+        return super().parse_known_args(args, namespace)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of both sub-commands."""
-    subparsers = parser.add_subparsers(dest='task', required=True, metavar='TASK')
+    """Declare the arguments of all tasks."""
+    subparsers = parser.add_subparsers(
+        dest='task', required=True, metavar='TASK', parser_class=_TaskParser
+    )
     bag = subparsers.add_parser('bag', help="a robot's drive through a room, with ground truth")
     bag.add_argument('--out', type=Path, required=True, help='the bag, a folder that appears')
     bag.add_argument('--seed', type=int, default=DEMO_SEED, help=f'of the room ({DEMO_SEED})')
@@ -39,13 +67,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     bag.add_argument('--encoding', choices=ENCODINGS, default='rgb8')
     bag.add_argument('--storage', choices=tuple(STORAGES), default='mcap')
     bag.add_argument('--samples', type=int, default=2, help='per pixel and axis (2)')
-    train = subparsers.add_parser('train', help='train the demo model')
-    train_command.add_arguments(train)
+    bag.set_defaults(run_task=write_bag)
+    for name, (module_name, help_line) in PYTORCH_TASKS.items():
+        subparsers.add_parser(name, help=help_line, module_name=module_name)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the chosen task."""
-    return train_command.run(args) if args.task == 'train' else write_bag(args)
+    return int(args.run_task(args))
 
 
 def write_bag(args: argparse.Namespace) -> int:
@@ -54,9 +83,9 @@ def write_bag(args: argparse.Namespace) -> int:
     if args.samples < 1:
         raise UsageError(f'--samples {args.samples}: must be positive')
     console = Console(stderr=True)
-    with _one_thread(), CameraBagWriter(args.out, args.storage) as bag:
+    with CameraBagWriter(args.out, args.storage) as bag:
         drive = plan_drive(args.seed, args.frames, width, height, args.rate)
-        parts = render_drive(drive, samples=args.samples)
+        parts = render_drive(drive, NUMPY, args.samples)
         steps = range(args.frames)
         frames = (frame for part in parts for frame in _frames(part))
         title = f'room {args.seed} -> {args.out}'
@@ -64,20 +93,6 @@ def write_bag(args: argparse.Namespace) -> int:
             _write_frame(bag, frame, args)
     print(f'{args.out}: {args.frames} images {width}x{height}, {args.frames / args.rate:.1f} s')
     return 0
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Render with one thread: on a busy machine two that wait for each other are ten times slower.
-
-    Measured with two cores and other work on them; on idle ones two threads save a third.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -110,13 +125,14 @@ def _frames(part: SequenceBatch) -> list[SequenceBatch]:
 
 def _write_frame(bag: CameraBagWriter, frame: SequenceBatch, args: argparse.Namespace) -> None:
     stamp_ns = FIRST_STAMP_NS + round(float(frame.stamp_s) * _NS_PER_S)
-    pixels = np.ascontiguousarray(frame.images.permute(1, 2, 0).numpy())
+    pixels = np.ascontiguousarray(np.asarray(frame.images).transpose(1, 2, 0))
     height, width = pixels.shape[:2]
     bag.write_image(stamp_ns, pixels, args.encoding)
-    bag.write_camera_info(stamp_ns, width, height, frame.intrinsics.double().numpy())
-    bag.write_pose(stamp_ns, _inverse(frame.camera_from_world.double().numpy()))
+    intrinsics = np.asarray(frame.intrinsics, dtype=np.float64)
+    bag.write_camera_info(stamp_ns, width, height, intrinsics)
+    bag.write_pose(stamp_ns, _inverse(np.asarray(frame.camera_from_world, dtype=np.float64)))
     if args.depth:
-        bag.write_depth(stamp_ns, frame.depth_m.numpy())
+        bag.write_depth(stamp_ns, np.asarray(frame.depth_m))
 
 
 def _inverse(camera_from_world: np.ndarray) -> np.ndarray:

@@ -9,18 +9,17 @@ pixels at a hit's distance fades out, so that one sample per pixel hardly aliase
 
 from __future__ import annotations
 
-import torch
-
+from qvggt_ros.synthetic.arrays import Array, inverse, maximum, minimum, sqrt_, zeros_like
 from qvggt_ros.synthetic.materials import BLOB_OCTAVES, OCTAVES
 
-# Odd words with well mixed bits, below 2^31 because torch takes int32 scalars as signed.
+# Odd words with well mixed bits, below 2^31 because int32 scalars are signed.
 _WORD_U, _WORD_V, _WORD_NEXT = 0x27D4EB2D, 0x165667B1, 0x2C1B3C6D
 _OCTAVE_WORD = 0x1B873593
 
-Fields = dict[str, torch.Tensor]
+Fields = dict[str, Array]
 
 
-def scrambled_(word: torch.Tensor) -> torch.Tensor:
+def scrambled_(word: Array) -> Array:
     """Scramble int32 words in place: twice RC6's x (2 x + 1), a permutation of the words.
 
     The highest bits come out best. Two rounds turn a plane of lattice words into white noise
@@ -31,22 +30,22 @@ def scrambled_(word: torch.Tensor) -> torch.Tensor:
     return word
 
 
-def next_(word: torch.Tensor) -> torch.Tensor:
+def next_(word: Array) -> Array:
     """Turn scrambled words in place into others that look independent of them."""
     word.mul_(_WORD_NEXT).add_(_WORD_U)
     return word.mul_((word * 2).add_(1))
 
 
-def share(word: torch.Tensor) -> torch.Tensor:
+def share(word: Array) -> Array:
     """Return words as float32 in -0.5 .. 0.5."""
-    return word.to(torch.float32).mul_(2.0**-32)
+    return word.float().mul_(2.0**-32)
 
 
-def value_noise(u: torch.Tensor, v: torch.Tensor, seed: torch.Tensor) -> torch.Tensor:
+def value_noise(u: Array, v: Array, seed: Array) -> Array:
     """Return smooth noise in -0.5 .. 0.5 with lattice spacing 1."""
     left, bottom = u.floor(), v.floor()
     fade_u, fade_v = _smooth_(u - left), _smooth_(v - bottom)
-    corner = left.to(torch.int32).mul_(_WORD_U).add_(bottom.to(torch.int32).mul_(_WORD_V))
+    corner = left.int().mul_(_WORD_U).add_(bottom.int().mul_(_WORD_V))
     corner += seed
     low_left = share(scrambled_(corner.clone()))
     low_right = share(scrambled_(corner + _WORD_U))
@@ -58,14 +57,12 @@ def value_noise(u: torch.Tensor, v: torch.Tensor, seed: torch.Tensor) -> torch.T
     return high.sub_(low).mul_(fade_v).add_(low)
 
 
-def _smooth_(fraction: torch.Tensor) -> torch.Tensor:
+def _smooth_(fraction: Array) -> Array:
     slope = 3.0 - 2.0 * fraction
     return fraction.mul_(fraction).mul_(slope)
 
 
-def albedo(
-    u_m: torch.Tensor, v_m: torch.Tensor, footprint_m: torch.Tensor, seed: torch.Tensor, m: Fields
-) -> list[torch.Tensor]:
+def albedo(u_m: Array, v_m: Array, footprint_m: Array, seed: Array, m: Fields) -> list[Array]:
     """Return linear RGB albedo.
 
     Args:
@@ -91,15 +88,13 @@ def albedo(
     return rgb
 
 
-def _noise_mix(
-    u_m: torch.Tensor, v_m: torch.Tensor, footprint_m: torch.Tensor, seed: torch.Tensor, m: Fields
-) -> torch.Tensor:
+def _noise_mix(u_m: Array, v_m: Array, footprint_m: Array, seed: Array, m: Fields) -> Array:
     """Blobs of the low octaves, sharpened, plus detail of the high ones."""
     u, v = u_m * m['noise_per_m'], v_m * m['noise_per_m']
     pixels = (m['noise_per_m'] * footprint_m).clamp_(min=1e-6)
-    pixels = torch.ones_like(pixels).div_(pixels)  # lattice spacing of octave 0, in pixels
-    blob = torch.zeros_like(u)
-    detail = torch.zeros_like(u)
+    pixels = inverse(pixels)  # lattice spacing of octave 0, in pixels
+    blob = zeros_like(u)
+    detail = zeros_like(u)
     for octave in range(OCTAVES):
         # Full above 2 pixels a lattice cell, gone below 1.
         weight = (pixels * 0.5**octave).sub_(1.0).clamp_(0.0, 1.0)
@@ -119,10 +114,10 @@ class _Cells:
 
     def __init__(
         self,
-        u_m: torch.Tensor,
-        v_m: torch.Tensor,
-        footprint_m: torch.Tensor,
-        seed: torch.Tensor,
+        u_m: Array,
+        v_m: Array,
+        footprint_m: Array,
+        seed: Array,
         m: Fields,
     ):
         per_pixel = 1.0 / footprint_m
@@ -132,30 +127,30 @@ class _Cells:
         column = scaled_u.floor()
         width_m, height_m = 1.0 / m['cells_per_m_u'], 1.0 / m['cells_per_m_v']
         # Cells of less than a pixel or two blur into their mean.
-        visible = torch.minimum(width_m, height_m).mul_(per_pixel).sub_(1.0).clamp_(0.0, 1.0)
+        visible = minimum(width_m, height_m).mul_(per_pixel).sub_(1.0).clamp_(0.0, 1.0)
         from_middle_u = (scaled_u - column).sub_(0.5)
         from_middle_v = (scaled_v - row).sub_(0.5)
-        to_edge_m = torch.minimum(
+        to_edge_m = minimum(
             (0.5 - from_middle_u.abs()).mul_(width_m), (0.5 - from_middle_v.abs()).mul_(height_m)
         )
         joint = (m['joint_half_m'] - to_edge_m).mul_(per_pixel).add_(0.5).clamp_(0.0, 1.0)
         # A joint thinner than a pixel darkens it by its share only.
         joint *= (2.0 * m['joint_half_m'] * per_pixel).clamp_(max=1.0)
-        column, row = column.to(torch.int32), row.to(torch.int32)
+        column, row = column.int(), row.int()
         word = column * _WORD_V + row * _WORD_U
         self._word = scrambled_(word.add_(seed))
         tone = share(self._word).mul_(m['cell_tone'])
         shift_u = share(next_(self._word)).mul_(0.3)
         across_m = (from_middle_u + shift_u).mul_(width_m)
         down_m = from_middle_v * height_m
-        from_disc_m = (across_m * across_m).add_(down_m * down_m).sqrt_()
+        from_disc_m = sqrt_((across_m * across_m).add_(down_m * down_m))
         disc = (m['disc_radius_m'] - from_disc_m).mul_(per_pixel).add_(0.5).clamp_(0.0, 1.0)
         disc *= (m['disc_radius_m'] * per_pixel).clamp_(max=1.0)
-        self.cover = torch.maximum(joint, disc).mul_(visible)
-        odd = ((column + row) & 1).to(torch.float32).sub_(0.5)
+        self.cover = maximum(joint, disc).mul_(visible)
+        odd = ((column + row) & 1).float().sub_(0.5)
         self.tone = tone.add_(odd.mul_(m['parity'])).mul_(visible)
         self._tint = m['tint'] * visible
 
-    def next_tint(self) -> torch.Tensor:
+    def next_tint(self) -> Array:
         """Return a factor around 1 for the next colour channel."""
         return share(next_(self._word)).mul_(self._tint).add_(1.0)

@@ -39,7 +39,12 @@ def save_run(
     progress: Progress,
     model_config: dict[str, Any],
 ) -> None:
-    """Write groups of tensors and the counters; replaces an older file in one step."""
+    """Write groups of tensors and the counters; replaces an older file in one step.
+
+    Raises:
+        CheckpointError: the file cannot be written.
+
+    """
     flat = {
         f'{group}/{name}': tensor.detach().contiguous().cpu()
         for group, named in tensors.items()
@@ -49,13 +54,21 @@ def save_run(
         'progress': json.dumps(asdict(progress)),
         'model_config': json.dumps(model_config),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as file:
-        save_file(flat, file, metadata=metadata)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(path) as file:
+            save_file(flat, file, metadata=metadata)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f'{path}: cannot be written: {error}') from error
 
 
 def load_run(path: Path) -> tuple[dict[str, dict[str, Tensor]], Progress, dict[str, Any]]:
-    """Read what `save_run` wrote: groups of tensors, counters, model configuration."""
+    """Read what `save_run` wrote: groups of tensors, counters, model configuration.
+
+    Raises:
+        CheckpointError: no such file, or not a run.
+
+    """
     groups: dict[str, dict[str, Tensor]] = {}
     try:
         with safe_open(path, framework='pt') as file:

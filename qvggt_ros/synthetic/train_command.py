@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from rich.console import Console
 from rich.progress import Progress as ProgressBar
 from rich.progress import TextColumn, TimeRemainingColumn
 
-from qvggt_ros.errors import UsageError
+from qvggt_ros.errors import CheckpointError, UsageError
 from qvggt_ros.evaluation.accuracy import SYNTHETIC_BATCH, WindowBatch, evaluate, torch_predictor
 from qvggt_ros.synthetic.cpu import keep_freed_memory
 from qvggt_ros.synthetic.seeds import TEST_SEEDS_FROM, training_seeds
@@ -52,8 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train; resumes where the run file ends."""
-    if args.minutes <= 0:
-        raise UsageError(f'--minutes {args.minutes}: must be positive')
+    _check(args)
     config = TrainConfig(
         learning_rate=args.learning_rate,
         frames_per_step=args.frames_per_step,
@@ -63,6 +63,25 @@ def run(args: argparse.Namespace) -> int:
     processes = args.processes or (_cores() if args.device == 'cpu' else 1)
     run_workers(processes, _train, args, config)
     return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Refuse what would fail late, or fail with a traceback."""
+    for name in ('minutes', 'learning_rate', 'frames_per_step', 'ring', 'uses_per_window'):
+        value = getattr(args, name)
+        if not 0 < value < math.inf:
+            raise UsageError(f'--{name.replace("_", "-")} {value}: must be positive')
+    if args.processes is not None and args.processes < 1:
+        raise UsageError(f'--processes {args.processes}: must be positive')
+    for name in ('run', 'out'):
+        path = getattr(args, name)
+        if path is not None and path.suffix != '.safetensors':
+            raise UsageError(f'--{name} {path}: must end in .safetensors')
+    try:
+        torch.empty(0, device=args.device)
+    except (RuntimeError, AssertionError) as error:  # the latter of builds without CUDA
+        reason = str(error).splitlines()[0]
+        raise UsageError(f'--device {args.device}: cannot be used: {reason}') from error
 
 
 def _cores() -> int:
@@ -96,7 +115,7 @@ def _train(worker: Worker, args: argparse.Namespace, config: TrainConfig) -> Non
             figures = evaluate(
                 torch_predictor(model, args.device), _validation_batches(model_config, config)
             )
-            _append(history, {'kind': 'validation', **_counters(progress), **figures})
+            _append(history, {'kind': 'validation', **figures, **_counters(progress)})
             shown = ' '.join(f'{name} {value:.3g}' for name, value in figures.items())
             console.print(f'{progress.windows} windows: {shown}')
             if args.out:
@@ -155,6 +174,9 @@ def _line(progress: Progress, means: dict[str, float]) -> str:
 
 
 def _append(path: Path, entry: dict[str, object]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open('a') as file:
-        file.write(json.dumps(entry) + '\n')
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open('a') as file:
+            file.write(json.dumps(entry) + '\n')
+    except OSError as error:
+        raise CheckpointError(f'{path}: cannot be written: {error.strerror}') from error

@@ -154,7 +154,7 @@ class Trainer:
             ready: whether this worker wants to go on after it.
 
         Returns:
-            losses, milliseconds of a window's parts, and whether all workers want to go on.
+            losses, seconds per window of each part, and whether all workers want to go on.
 
         """
         begin = time.monotonic()

@@ -64,6 +64,9 @@ class WindowSource:
         self._render = render
         self.sequences_rendered = max(0, sequences_rendered - config.ring_sequences)
         self._ring: list[Tensor] = []
+        # A run that goes on with more processes, or more uses, has used up more or less than the
+        # sequences rendered so far; what it lacks or has too many is not made up for.
+        self._first_draw, self._not_ours = True, 0
 
     def refill(self, stage: Stage, progress: Callable[[int, int], None] | None = None) -> None:
         """Render the whole ring, in chunks; `progress(done, total)` after each."""
@@ -108,7 +111,11 @@ class WindowSource:
         """Replace as many of the oldest sequences as the windows so far have used up."""
         size = self._config.ring_sequences
         used = int(windows_seen / self._worker.count / self._config.uses_per_window)
-        due = size + used - self.sequences_rendered
+        due = size + used - self.sequences_rendered - self._not_ours
+        if self._first_draw and not 0 <= due < size:
+            self._not_ours += due
+            due = 0
+        self._first_draw = False
         if due < self._config.render_batch:
             return
         due = min(due, size)

@@ -3,7 +3,13 @@
 """The network in PyTorch: configuration, layers, heads, checkpoints. Offline."""
 
 from qvggt_ros.vggt.aggregator import WindowTrace
-from qvggt_ros.vggt.checkpoint import load_checkpoint, load_model, read_config, save_checkpoint
+from qvggt_ros.vggt.checkpoint import (
+    load_checkpoint,
+    load_model,
+    read_config,
+    save_checkpoint,
+    weights_digest,
+)
 from qvggt_ros.vggt.config import VGGTConfig
 from qvggt_ros.vggt.model import VGGT
 
@@ -15,4 +21,5 @@ __all__ = [
     'load_model',
     'read_config',
     'save_checkpoint',
+    'weights_digest',
 ]

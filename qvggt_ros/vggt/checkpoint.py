@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
 import struct
@@ -101,6 +102,15 @@ def save_checkpoint(path: Path | str, model: VGGT, dtype: torch.dtype | None = N
             partial.chmod(0o644)  # safetensors writes it for its owner alone
     except OSError as error:
         raise CheckpointError(f'{path}: cannot be written: {_line(error)}') from error
+
+
+def weights_digest(model: VGGT) -> str:
+    """Return the SHA-256 of a network's sizes, keys and numbers, for want of a file."""
+    digest = hashlib.sha256(repr(model.config).encode())
+    for key, value in sorted(model.state_dict().items()):
+        digest.update(f'{key} {value.dtype}'.encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _read_state(path: Path) -> dict[str, Tensor]:

@@ -1,0 +1,225 @@
+# Copyright 2026 qvggt_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""`qvggt bench`: latency of bundles and of PyTorch, measured in turn in one run.
+
+Every round runs every contender once on the same images, so that a ratio compares what happened
+within the same second; medians of ratios hold on machines whose speed drifts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import platform
+import resource
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from qvggt_ros.engine import Engine, open_bundle, read_manifest
+from qvggt_ros.engine.manifest import Manifest
+from qvggt_ros.errors import UsageError
+
+STAGES = ('encoder', 'window', 'depth')
+PERCENTILES = (50, 95, 99)
+WARM_UP_ROUNDS = 2
+
+# images [S, 3, H, W] in [0, 1] -> seconds of each stage
+Timed = Callable[[NDArray[np.float32]], dict[str, float]]
+
+
+@dataclass
+class Contender:
+    """One thing that is timed.
+
+    Attributes:
+        name, engine, precision: for the report.
+        run: one window.
+        weights_mb: of its files.
+        seconds: of each stage, one number per round.
+
+    """
+
+    name: str
+    engine: str
+    precision: str
+    run: Timed
+    weights_mb: float
+    seconds: dict[str, list[float]] = field(
+        default_factory=lambda: {stage: [] for stage in (*STAGES, 'total')}
+    )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument('bundles', type=Path, nargs='+', help='bundles to compare')
+    parser.add_argument('--torch', type=Path, help='a checkpoint to run in PyTorch float32 too')
+    parser.add_argument('--frames', type=int, default=0, help="per window (the first bundle's)")
+    parser.add_argument('--rounds', type=int, default=30, help='windows each (30)')
+    parser.add_argument('--threads', type=int, default=0, help='CPU threads; 0: all')
+    parser.add_argument('--json', action='store_true', help='one JSON object as the last line')
+
+
+def run(args: argparse.Namespace) -> int:
+    """Time all contenders and print the comparison."""
+    if args.rounds < 1 or args.threads < 0 or args.frames < 0:
+        raise UsageError('--rounds must be at least 1; --threads and --frames not negative')
+    manifests = [read_manifest(path) for path in args.bundles]
+    first = manifests[0]
+    size = (first.image_height, first.image_width)
+    for path, manifest in zip(args.bundles, manifests, strict=True):
+        if (manifest.image_height, manifest.image_width) != size:
+            raise UsageError(f'{path}: has another image size than {args.bundles[0]}')
+    frames = args.frames or first.window_frames
+    contenders = [_bundle(path, args.threads) for path in args.bundles]
+    if args.torch is not None:
+        contenders.append(_torch(args.torch, args.threads))
+    images = np.random.default_rng(0).random((frames, 3, *size), dtype=np.float32)
+    measure(contenders, images, args.rounds)
+    report = report_of(contenders, frames, size)
+    Console(width=None if Console().is_terminal else 120).print(_table(report))
+    if args.json:
+        print(json.dumps(report))
+    return 0
+
+
+def measure(contenders: list[Contender], images: NDArray[np.float32], rounds: int) -> None:
+    """Run all contenders in turn; the first rounds are not counted."""
+    total = WARM_UP_ROUNDS + rounds
+    for index in track(range(total), 'timing', console=Console(stderr=True), transient=True):
+        for contender in contenders:
+            seconds = contender.run(images)
+            if index < WARM_UP_ROUNDS:
+                continue
+            for stage in STAGES:
+                contender.seconds[stage].append(seconds[stage])
+            contender.seconds['total'].append(sum(seconds.values()))
+
+
+def _bundle(path: Path, threads: int) -> Contender:
+    engine = open_bundle(path, threads=threads)
+    manifest = engine.manifest
+    return Contender(
+        path.name, 'onnxruntime', manifest.precision, _timed(engine), _graphs_mb(path, manifest)
+    )
+
+
+def _graphs_mb(path: Path, manifest: Manifest) -> float:
+    files = [graph.file for graph in manifest.graphs.values()]
+    files += [graph.data_file for graph in manifest.graphs.values() if graph.data_file]
+    return sum((path / file).stat().st_size for file in files) / 1e6
+
+
+def _torch(path: Path, threads: int) -> Contender:
+    """Let PyTorch compete, through the same interface."""
+    import torch
+
+    from qvggt_ros.evaluation.torch_engine import TorchEngine
+    from qvggt_ros.vggt import load_model
+
+    torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
+    model = load_model(path).float()
+    size = sum(p.numel() * p.element_size() for p in model.parameters()) / 1e6
+    return Contender('torch', 'torch', 'fp32', _timed(TorchEngine(model, 4)), size)
+
+
+def _timed(engine: Engine) -> Timed:
+    """Time the stages of an engine on one window, all of whose frames are new."""
+
+    def run_window(images: NDArray[np.float32]) -> dict[str, float]:
+        begin = time.perf_counter()
+        tokens = engine.encode(images)
+        encoded = time.perf_counter()
+        window = engine.window(tokens)
+        related = time.perf_counter()
+        engine.depth(window, range(len(images)))
+        end = time.perf_counter()
+        return {'encoder': encoded - begin, 'window': related - encoded, 'depth': end - related}
+
+    return run_window
+
+
+def report_of(
+    contenders: list[Contender], frames: int, size: tuple[int, int]
+) -> dict[str, object]:
+    """Return the report: `host`, `runs`, `speedup` (median over the rounds of A's time / B's)."""
+    runs = [
+        {
+            'name': contender.name,
+            'engine': contender.engine,
+            'precision': contender.precision,
+            'frames': frames,
+            'height': size[0],
+            'width': size[1],
+            'stages': {
+                stage: {
+                    f'p{p}_ms': round(float(np.percentile(values, p)) * 1000, 3)
+                    for p in PERCENTILES
+                }
+                for stage, values in contender.seconds.items()
+            },
+            'weights_mb': round(contender.weights_mb, 3),
+            # Of the whole process: run one contender alone to know its own.
+            'peak_rss_mb': round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+        }
+        for contender in contenders
+    ]
+    speedup = {
+        f'{a.name}/{b.name}': round(
+            float(np.median(np.divide(a.seconds['total'], b.seconds['total']))), 3
+        )
+        for a, b in itertools.permutations(contenders, 2)
+    }
+    return {'host': _host(), 'runs': runs, 'speedup': speedup}
+
+
+def _host() -> dict[str, object]:
+    import onnxruntime
+
+    return {
+        'machine': platform.machine(),
+        'processor': _processor(),
+        'cores': len(os.sched_getaffinity(0)),
+        'python': platform.python_version(),
+        'onnxruntime': onnxruntime.__version__,
+    }
+
+
+def _processor() -> str:
+    """Return the processor's name as the system tells it, or nothing."""
+    try:
+        for line in Path('/proc/cpuinfo').read_text().splitlines():
+            if line.startswith('model name'):
+                return line.partition(':')[2].strip()
+    except OSError:
+        pass
+    return platform.processor()
+
+
+def _table(report: dict[str, object]) -> Table:
+    runs: list[dict[str, object]] = report['runs']  # type: ignore[assignment]
+    first = runs[0]
+    table = Table(title=f'{first["frames"]} frames of {first["width"]}x{first["height"]}: p50, ms')
+    for heading in ('contender', 'precision', *STAGES, 'total', 'p95', 'weights, MB'):
+        table.add_column(heading, justify='right' if heading not in ('contender',) else 'left')
+    for run_ in runs:
+        stages: dict[str, dict[str, float]] = run_['stages']  # type: ignore[assignment]
+        table.add_row(
+            str(run_['name']),
+            str(run_['precision']),
+            *(f'{stages[stage]["p50_ms"]:.1f}' for stage in (*STAGES, 'total')),
+            f'{stages["total"]["p95_ms"]:.1f}',
+            f'{run_["weights_mb"]:.1f}',
+        )
+    for pair, ratio in report['speedup'].items():  # type: ignore[attr-defined]
+        table.add_row(f'{pair}: {ratio:.2f}')
+    return table

@@ -1,0 +1,116 @@
+# Copyright 2026 qvggt_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Numbers to integers and back: worked by hand, and as ONNX Runtime does it."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper
+
+from qvggt_ros.quantization.quantizer import (
+    fake_quantise,
+    integer_range,
+    search_activation_clip,
+    search_weight_clip,
+    step_of,
+    to_integers,
+    weight_blocks,
+)
+
+
+def test_ranges_are_those_of_signed_types() -> None:
+    assert integer_range(8) == (-128, 127) and integer_range(4) == (-8, 7)
+
+
+def test_halves_go_to_the_even_neighbour_and_the_ends_saturate() -> None:
+    x = torch.tensor([0.5, 1.5, 2.5, -0.5, -1.5, 126.6, 500.0, -127.6, -500.0])
+    assert to_integers(x, torch.tensor(1.0), 8).tolist() == [0, 2, 2, 0, -2, 127, 127, -128, -128]
+    assert to_integers(x, torch.tensor(1.0), 4).tolist() == [0, 2, 2, 0, -2, 7, 7, -8, -8]
+
+
+def quantize_linear(x: np.ndarray, step: float) -> np.ndarray:
+    """Run ONNX Runtime's QuantizeLinear with an int8 zero point of 0."""
+    graph = helper.make_graph(
+        [helper.make_node('QuantizeLinear', ['x', 'step', 'zero'], ['y'])],
+        'g',
+        [helper.make_tensor_value_info('x', TensorProto.FLOAT, [None])],
+        [helper.make_tensor_value_info('y', TensorProto.INT8, [None])],
+        [
+            helper.make_tensor('step', TensorProto.FLOAT, [], [step]),
+            helper.make_tensor('zero', TensorProto.INT8, [], [0]),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid('', 21)])
+    model.ir_version = 10
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    return np.asarray(session.run(None, {'x': x})[0])
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.floats(1e-4, 1.0))
+def test_integers_are_those_of_onnx_runtime(seed: int, step: float) -> None:
+    x = np.random.default_rng(seed).normal(0, 50 * step, 257).astype(np.float32)
+    step32 = torch.tensor(step, dtype=torch.float32)
+    found = to_integers(torch.from_numpy(x), step32, 8).numpy()
+    assert (found == quantize_linear(x, float(step32))).all()
+    assert onnx.__version__
+
+
+@given(st.floats(1e-3, 1e3), st.sampled_from([4, 8]))
+def test_the_largest_magnitude_is_kept_and_errors_stay_below_half_a_step(
+    scale: float, bits: int
+) -> None:
+    x = torch.linspace(-scale, scale, 101, dtype=torch.float64)
+    step = step_of(x.abs().amax(), bits)
+    y = fake_quantise(x, step, bits)
+    assert float((y - x).abs().max()) <= float(step) / 2 * (1 + 1e-9)
+    assert float(y[-1]) == pytest.approx(scale)
+
+
+def test_gradients_pass_rounding_and_stop_at_the_clip() -> None:
+    x = torch.tensor([0.3, 2.2, 50.0], requires_grad=True)
+    fake_quantise(x, torch.tensor(1.0), 4).sum().backward()
+    assert x.grad is not None and x.grad.tolist() == [1, 1, 0]
+
+
+def test_blocks_split_rows_along_the_inputs() -> None:
+    weight = torch.arange(12.0).reshape(2, 6)
+    assert weight_blocks(weight, None).shape == (2, 1, 6)
+    assert weight_blocks(weight, 3)[1].tolist() == [[6, 7, 8], [9, 10, 11]]
+
+
+def test_a_weight_that_nothing_reads_does_not_widen_the_range() -> None:
+    weight = torch.cat([torch.randn(4, 63), torch.full((4, 1), 5.0)], dim=1)
+    ignored = torch.ones(64)
+    ignored[-1] = 0
+    clip = search_weight_clip(weight, ignored, 4, None)
+    assert clip.shape == (4, 1, 1) and float(clip.max()) < 0.8
+    assert float(search_weight_clip(weight, torch.ones(64), 8, None).min()) > 0.9
+
+
+def test_outliers_that_cancel_in_the_product_are_clipped() -> None:
+    torch.manual_seed(0)
+    rows = torch.randn(200, 16)
+    rows[:20, 0] = rows[:20, 1] = 1000.0
+    weight = torch.randn(8, 16)
+    weight[:, 1] = -weight[:, 0]
+    share = search_activation_clip(rows, torch.ones(200), weight, 8, rows.abs().amax())
+    assert share < 0.02
+    weight[:, 1] = weight[:, 0]
+    assert search_activation_clip(rows, torch.ones(200), weight, 8, rows.abs().amax()) > 0.5
+
+
+def test_a_one_sided_range_keeps_its_lower_end() -> None:
+    torch.manual_seed(0)
+    rows = torch.nn.functional.gelu(2 * torch.randn(500, 16))
+    low = rows.amin()
+    share = search_activation_clip(
+        rows, torch.ones(500), torch.randn(8, 16), 8, (rows.amax() - low) / 2, low
+    )
+    assert 0.5 < share <= 1
