@@ -18,12 +18,13 @@ export ROS_AUTOMATIC_DISCOVERY_RANGE := LOCALHOST
 # Threads that wait by spinning make a busy machine many times slower.
 export OMP_WAIT_POLICY := passive
 
-.PHONY: help demo env test lint check clean
+.PHONY: help demo env test lint check clean bundle quantization-table
 
 help:
 	@echo 'make demo [BAG=recording] [BUNDLE=engines/name] [OUT=folder] [ARGS=...]'
 	@echo '            plays a camera recording through the node; results in demo_output/'
 	@echo 'make test   linters, types and tests  [ARGS="-k name"]'
+	@echo 'make bundle  the demo engine, made again from engines/demo/model.safetensors'
 	@echo 'make env    .venv alone: rclpy, engine, builder and tests (PYTHON=python3.12 picks one)'
 	@echo 'make lint   ruff and mypy alone'
 	@echo 'make clean  removes .venv and everything made here'
@@ -39,6 +40,14 @@ demo: .python
 	@$(PYTHON) tools/make_env.py $(DEMO_LAYERS)
 	@.venv/bin/qvggt demo $(if $(BAG),--bag '$(BAG)') $(if $(BUNDLE),--bundle '$(BUNDLE)') \
 	    --out '$(OUT)' $(ARGS)
+
+# The demo's engine, made again from the trained model; it is committed, so that the first try needs
+# no builder. The figures of docs/quantization.md: `make quantization-table`.
+bundle: env
+	@.venv/bin/qvggt build --model demo --precision w8a8 --method dsfq --out engines/demo $(ARGS)
+
+quantization-table: env
+	@.venv/bin/qvggt quantization-table $(ARGS)
 
 lint: env check
 

@@ -17,9 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import ml_dtypes
+import numpy as np
 import onnx
 import onnx_ir
 import torch
+from numpy.typing import NDArray
 from onnx_ir.passes.common import CommonSubexpressionEliminationPass
 from onnxscript.optimizer import optimize_ir
 from torch import Tensor, nn
@@ -36,6 +38,8 @@ OPSET = 21
 EXTERNAL_DATA_BYTES = 1_900_000_000
 # Frames while tracing: not 1, which would be taken for a constant.
 TRACED_FRAMES = 3
+# Numbers from which a position table is worth storing by rows and columns.
+SEPARATED_TABLE = 20_000
 TAP_NAMES = tuple(f'tap_{k}' for k in range(TAPS))
 
 
@@ -213,6 +217,7 @@ def export_graph(spec: GraphSpec, path: Path, attention: str = 'fused') -> Path 
         CommonSubexpressionEliminationPass()(program.model)
         optimize_ir(program.model, should_fold=_may_fold)
         _use_four_bits(program.model)
+        _separate_tables(program.model)
         _forget_origins(program.model)
     weight_bytes = sum(
         tensor.numel() * tensor.element_size() for tensor in spec.module.state_dict().values()
@@ -240,6 +245,69 @@ def _use_four_bits(model: onnx_ir.Model) -> None:
         integers = value.const_value.numpy().astype(ml_dtypes.int4)
         value.const_value = onnx_ir.Tensor(integers, dtype=onnx_ir.DataType.INT4, name=name)
         value.type = onnx_ir.TensorType(onnx_ir.DataType.INT4)
+
+
+def _separate_tables(model: onnx_ir.Model) -> None:
+    """Store position tables [1, C, H, W] as their rows and columns; runtimes expand them on load.
+
+    Half of the channels depend on the column alone, half on the row: at VGGT-1B's size the whole
+    table has 100 MB, more than all the weights of its graph.
+    """
+    graph = model.graph
+    for name, value in list(graph.initializers.items()):
+        if value.const_value is None or len(value.const_value.shape) != 4:
+            continue
+        table = value.const_value.numpy()
+        parts = _rows_and_columns(table)
+        if parts is not None:
+            shape = (1, table.shape[1] // 2, *table.shape[2:])
+            expanded = _expansion(graph, name, parts, shape)
+            onnx_ir.convenience.replace_all_uses_with(value, expanded)
+            del graph.initializers[name]
+
+
+def _rows_and_columns(
+    table: NDArray[np.float32],
+) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
+    """Return what a large table's two halves of channels are made of; None for any other one."""
+    if table.shape[0] != 1 or table.shape[1] % 2 or table.size < SEPARATED_TABLE:
+        return None
+    half = table.shape[1] // 2
+    by_column, by_row = table[:, :half], table[:, half:]
+    if (by_column != by_column[:, :, :1]).any() or (by_row != by_row[..., :1]).any():
+        return None
+    return by_column[:, :, :1], by_row[..., :1]
+
+
+def _expansion(
+    graph: onnx_ir.Graph,
+    name: str,
+    parts: tuple[NDArray[np.float32], ...],
+    shape: tuple[int, ...],
+) -> onnx_ir.Value:
+    """Put nodes at the graph's beginning that expand both parts and join them."""
+
+    def constant(suffix: str, array: NDArray[np.generic]) -> onnx_ir.Value:
+        tensor = onnx_ir.Tensor(np.ascontiguousarray(array), name=f'{name}_{suffix}')
+        made = onnx_ir.Value(
+            name=tensor.name,
+            const_value=tensor,
+            type=onnx_ir.TensorType(tensor.dtype),
+            shape=onnx_ir.Shape(array.shape),
+        )
+        graph.register_initializer(made)
+        return made
+
+    target = constant('shape', np.asarray(shape, np.int64))
+    nodes = [
+        onnx_ir.node('Expand', [constant(side, part), target])
+        for side, part in zip(('columns', 'rows'), parts, strict=True)
+    ]
+    nodes.append(onnx_ir.node('Concat', [node.outputs[0] for node in nodes], {'axis': 1}))
+    for index, node in enumerate(nodes):
+        node.outputs[0].name = f'{name}_expanded_{index}'
+    graph.insert_before(graph[0], nodes)
+    return nodes[-1].outputs[0]
 
 
 def _forget_origins(model: onnx_ir.Model) -> None:

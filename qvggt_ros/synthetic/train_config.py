@@ -32,7 +32,7 @@ class Stage:
 CURRICULUM = (
     Stage(until_windows=40_000, frames=(2,), most_motion=1.0, shuffled_share=0.0),
     Stage(until_windows=80_000, frames=(2, 3), most_motion=1.0, shuffled_share=0.1),
-    Stage(until_windows=160_000, frames=(2, 4), most_motion=1.0, shuffled_share=0.2),
+    Stage(until_windows=134_000, frames=(2, 4), most_motion=1.0, shuffled_share=0.2),
     Stage(until_windows=2**62, frames=(2, 3, 4, 4, 6, 8), most_motion=1.0, shuffled_share=0.2),
 )
 
