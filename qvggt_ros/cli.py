@@ -25,6 +25,10 @@ COMMANDS = {
         'qvggt_ros.evaluation.bench_command',
         'latency of bundles and PyTorch, in turn in one run',
     ),
+    'block-speed': (
+        'qvggt_ros.evaluation.block_speed',
+        "float and int8 blocks of VGGT-1B's width",
+    ),
     'quantization-table': (
         'qvggt_ros.evaluation.quantization_table',
         'compare methods and precisions on one network',

@@ -203,8 +203,9 @@ class _Calibration:
                 _prepare(layer, observers[name], self._method, self._config)
             layer.enabled = True
         learn = self._config.learn if self._method.learn else None
-        # Steps of 8 bits are fine enough: there, learning was seen to gain nothing.
-        coarse = any(layer.plan.weight_bits < 8 for layer in layers.values())
+        # Measured (docs/quantization.md): inputs of 8 bits or more have nothing to learn, and
+        # weights of 4 bits gain more from compensation, which learned ranges do not suit.
+        coarse = any(layer.plan.activation_bits < 8 for layer in layers.values())
         if learn is not None and step.block and coarse and not restored:
             learn_block(step, layers, self._quantised, answers, learn, self._config.seed)
         if self._method.compensate and not restored:
