@@ -98,4 +98,5 @@ def test_a_dry_run_prints_the_plan_and_makes_nothing(
     assert build('--precision', 'w8a8', '--out', 'small', '--dry-run') == 0
     shown = capsys.readouterr().out
     assert 'aggregator.global_blocks.3.mlp.fc2' in shown and 'static int8 offset' in shown
+    assert 'MB in w8a8 (0.' in shown
     assert sorted(p.name for p in workplace.iterdir()) == ['model.safetensors']

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -74,13 +75,25 @@ def test_dsfq_loses_less_than_rounding_to_nearest() -> None:
         assert error(quantise(lively(SMALL), WINDOWS, precision, 'dsfq', FAST)) < 0.8 * rounded
 
 
-def test_the_learned_stage_improves_the_first_block() -> None:
+def first_block_error(config: QuantiseConfig) -> float:
     # Only there are the inputs the same with and without what was learned before.
-    short = QuantiseConfig(learn=LearnConfig(epochs=8))
-    learned = quantise(lively(SMALL), WINDOWS, 'w4a4', 'dsfq', short)
-    plain = quantise(lively(SMALL), WINDOWS, 'w4a4', 'dsfq', FAST)
-    first = 'aggregator.patch_embed.blocks.0'
-    assert learned.step_errors[first] < plain.step_errors[first]
+    found = quantise(lively(SMALL), WINDOWS, 'w4a4', 'dsfq', config)
+    return found.step_errors['aggregator.patch_embed.blocks.0']
+
+
+def test_the_learned_stage_improves_ranges_that_were_not_searched(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    unsearched = replace(METHODS['dsfq'], search=False, compensate=False)
+    monkeypatch.setitem(METHODS, 'dsfq', unsearched)
+    learned = first_block_error(QuantiseConfig(learn=LearnConfig(epochs=10)))
+    assert learned < 0.95 * first_block_error(FAST)
+
+
+def test_the_learned_stage_keeps_what_it_cannot_improve(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(METHODS, 'dsfq', replace(METHODS['dsfq'], compensate=False))
+    wild = LearnConfig(epochs=2, smoothing_rate=3.0, clip_rate=3.0, bias_rate=3.0)
+    assert first_block_error(QuantiseConfig(learn=wild)) == first_block_error(FAST)
 
 
 def test_the_same_seed_gives_the_same_network() -> None:

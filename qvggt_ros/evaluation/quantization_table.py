@@ -34,7 +34,7 @@ from qvggt_ros.evaluation.sequence_error import (
 from qvggt_ros.evaluation.torch_engine import TorchEngine
 from qvggt_ros.files import whole_file
 from qvggt_ros.quantization.calibrate import QuantiseConfig, quantise
-from qvggt_ros.quantization.calibration_sources import open_pool
+from qvggt_ros.quantization.calibration_sources import WindowPool, open_pool
 from qvggt_ros.quantization.learn import LearnConfig
 from qvggt_ros.quantization.nfds import CalibrationSet, NfdsConfig, random_set, select
 from qvggt_ros.quantization.noise_stress import with_noise
@@ -172,10 +172,14 @@ class _Measuring:
             if self._args.stress == 'channels':
                 self._stressed = with_channel_outliers(self._model, seed=0)
             elif self._args.stress == 'tokens':
-                pool = open_pool('synthetic:7', self._args.frames, self._size, 12, 0)
+                pool = self._pool('synthetic:7', TOKEN_STRESS_WINDOWS, 0)
                 windows = random_set(pool, TOKEN_STRESS_WINDOWS, 0).windows
                 self._stressed = with_token_outliers(self._model, 0, windows)
         return self._stressed
+
+    def _pool(self, source: str, count: int, seed: int) -> WindowPool:
+        patch = self._model.config.patch_size
+        return open_pool(source, self._args.frames, self._size, count, seed, patch)
 
     def reference(self) -> ReferenceRun:
         """Return the test windows with the float network's answers."""
@@ -191,9 +195,7 @@ class _Measuring:
         key = (case.calibration, case.seed)
         if key not in self._sets:
             nfds = NfdsConfig(seed=case.seed)
-            pool = open_pool(
-                'synthetic', self._args.frames, self._size, nfds.candidates, case.seed
-            )
+            pool = self._pool('synthetic', nfds.candidates, case.seed)
             if case.stress == 'noise':
                 pool = with_noise(pool, NOISE_SHARE, case.seed)
             self._sets[key] = (

@@ -110,6 +110,25 @@ def print_plan(config: VGGTConfig, precision: str, method: str) -> None:
         table.add_row(name, *plan_words(plan))
     # Piped into a file or a pager, a table must not be cut off at 80 columns.
     Console(width=None if sys.stdout.isatty() else 140).print(table)
+    before, after = weight_bytes(model, {}), weight_bytes(model, plans)
+    print(
+        f'weights: {before / 1e6:.1f} MB in float32, {after / 1e6:.1f} MB in {precision} '
+        f'({after / before:.3f}), steps included'
+    )
+
+
+def weight_bytes(model: VGGT, plans: dict[str, LayerPlan]) -> float:
+    """Return the bytes of a network's parameters, with what quantised ones need beside them."""
+    total = 0.0
+    for name, parameter in model.named_parameters():
+        plan = plans.get(name.removesuffix('.weight'))
+        if plan is None or plan.weight_bits >= 16 or not name.endswith('.weight'):
+            total += 4 * parameter.numel()
+            continue
+        inputs = parameter[0].numel()
+        blocks = 1 if plan.weight_block is None else inputs // plan.weight_block
+        total += parameter.numel() * plan.weight_bits / 8 + 4 * len(parameter) * blocks
+    return total
 
 
 def plan_words(plan: LayerPlan) -> tuple[str, str, str, str]:

@@ -206,11 +206,11 @@ class _Calibration:
         # Measured (docs/quantization.md): inputs of 8 bits or more have nothing to learn, and
         # weights of 4 bits gain more from compensation, which learned ranges do not suit.
         coarse = any(layer.plan.activation_bits < 8 for layer in layers.values())
+        if self._method.search and not restored:
+            self._correct_biases(layers, observers)
         if learn is not None and step.block and coarse and not restored:
             learn_block(step, layers, self._quantised, answers, learn, self._config.seed)
-        if self._method.compensate and not restored:
-            self._compensate(step, layers)
-        if self._method.search and not restored:
+        if self._method.compensate and not restored and self._compensate(step, layers):
             self._correct_biases(layers, observers)
         for name, layer in layers.items():
             self.reports[name] = _report(layer, observers[name])
@@ -219,15 +219,18 @@ class _Calibration:
         self.step_errors[step.name] = _step_error(self._quantised, answers)
         self._float = answers
 
-    def _compensate(self, step: Step, layers: dict[str, QuantisedLayer]) -> None:
-        """Round 4-bit weights anew, on the inputs that the quantised network hands on."""
+    def _compensate(self, step: Step, layers: dict[str, QuantisedLayer]) -> bool:
+        """Round 4-bit weights anew, on the inputs that the quantised network hands on.
+
+        Returns whether there were any.
+        """
         coarse = {
             name: layer
             for name, layer in layers.items()
             if layer.plan.weight_bits < 8 and layer.weight.ndim == 2
         }
         if not coarse:
-            return
+            return False
         with second_moments(coarse, step) as moments:
             for state in self._quantised:
                 step.run(state)
@@ -236,17 +239,21 @@ class _Calibration:
             steps = layer.weight_steps(weight)[..., 0]
             rounded = compensated_integers(weight, steps, moments[name], layer.plan.weight_bits)
             layer.rounded = rounded.to(torch.int8)
+        return True
 
     def _correct_biases(
         self, layers: dict[str, QuantisedLayer], observers: dict[str, Observer]
     ) -> None:
-        """Take the mean error of each layer's output out of its bias; it costs nothing."""
+        """Take the mean error of each layer's output out of its bias; it costs nothing.
+
+        The correction is one of the float bias: what was corrected or learned before is replaced.
+        """
         for name, layer in layers.items():
-            if layer.bias is not None and layer.weight.ndim == 2:
+            if layer.bias is not None and layer.float_bias is not None and layer.weight.ndim == 2:
                 found, wanted = _answers(layer, observers[name])
                 weight = observers[name].row_weight
                 error = ((wanted - found) * weight[:, None]).sum(dim=0) / weight.sum()
-                layer.bias.data += error
+                layer.bias.data = layer.float_bias + error
 
 
 def _layers_of(network: VGGT, step: Step) -> dict[str, QuantisedLayer]:

@@ -68,6 +68,8 @@ class QuantisedLayer(nn.Module):
             if source.bias is None
             else nn.Parameter(source.bias.detach().clone(), requires_grad=False)
         )
+        # Where corrections start from; not a part of the state.
+        self.float_bias = None if self.bias is None else self.bias.detach().clone()
         if plan.hadamard:
             self._add_rotation()
         blocks = 1 if plan.weight_block is None else self.inputs // plan.weight_block
