@@ -193,8 +193,13 @@ def test_what_goes_wrong_in_one_ends_all_and_is_told(
     how: str, error: type[BaseException], message: str | None, tmp_path: Path
 ) -> None:
     before = time.monotonic()
-    with pytest.raises(error, match=message):
-        run_workers(PROCESSES, fail, how, tmp_path)
+    # A shell that starts the tests in the background lets them ignore interrupts.
+    ignoring = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(error, match=message):
+            run_workers(PROCESSES, fail, how, tmp_path)
+    finally:
+        signal.signal(signal.SIGINT, ignoring)
     assert time.monotonic() - before < 55
     assert multiprocessing.active_children() == []
     left = 1 if how == 'killed' else 0  # a killed process cannot tidy up

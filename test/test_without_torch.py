@@ -35,6 +35,7 @@ from qvggt_ros import cli
 if 'demo' in sys.argv:
     from qvggt_ros.evaluation import demo_command
     demo_command.DEFAULT_BUNDLE = Path(sys.argv[1])
+    demo_command.TRAINED_MODEL = Path(sys.argv[1]) / 'model.safetensors'
 status = cli.main(sys.argv[2:])
 assert 'torch' not in sys.modules
 sys.exit(status)

@@ -279,6 +279,12 @@ def main(args: Sequence[str] | None = None) -> int:
         return EXIT_BAD_INPUT
     except (KeyboardInterrupt, ExternalShutdownException):
         return 130
+    except Exception:
+        # An interrupt that comes between two waits invalidates the context under rclpy's feet,
+        # which it reports as an error of its own kind.
+        if rclpy.ok():
+            raise
+        return 130
     finally:
         player.destroy_node()
         rclpy.try_shutdown()
