@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qvggt_ros.engine.manifest import Manifest
+from qvggt_ros.errors import EngineError
 
 Float32Array = NDArray[np.float32]
 
@@ -60,3 +61,11 @@ class Engine(Protocol):
             depth [k, H, W] (z-depth in the window's own scale) and its confidence [k, H, W] >= 1.
 
         """
+
+
+def check_frames(frames: Sequence[int], window: WindowOutput) -> None:
+    """Refuse frame numbers that a window does not have (EngineError)."""
+    count = len(window.pose_enc)
+    for frame in frames:
+        if not 0 <= frame < count:
+            raise EngineError(f'frame {frame}: the window has frames 0 to {count - 1}')

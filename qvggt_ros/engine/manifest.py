@@ -159,6 +159,12 @@ class Manifest:
     tool_versions: dict[str, str]
 
     @property
+    def graph_files(self) -> list[str]:
+        """Names of the files that hold the graphs and their weights."""
+        files = [(graph.file, graph.data_file) for graph in self.graphs.values()]
+        return [file for pair in files for file in pair if file is not None]
+
+    @property
     def patches(self) -> int:
         """Patch tokens per frame."""
         return (self.image_height // self.patch_size) * (self.image_width // self.patch_size)

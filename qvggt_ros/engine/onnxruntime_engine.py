@@ -12,7 +12,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from qvggt_ros.engine.interface import Float32Array, WindowOutput
+from qvggt_ros.engine.interface import Float32Array, WindowOutput, check_frames
 from qvggt_ros.engine.manifest import GRAPHS, GraphInfo, Manifest, bundle_path
 from qvggt_ros.errors import EngineError
 
@@ -62,10 +62,7 @@ class OnnxRuntimeEngine:
         self, window: WindowOutput, frames: Sequence[int]
     ) -> tuple[Float32Array, Float32Array]:
         """Decode depth and confidence, each [k, H, W], for the chosen frames."""
-        count = len(window.pose_enc)
-        for frame in frames:
-            if not 0 <= frame < count:
-                raise EngineError(f'frame {frame}: the window has frames 0 to {count - 1}')
+        check_frames(frames, window)
         if not frames:
             empty = np.empty(
                 (0, self.manifest.image_height, self.manifest.image_width), np.float32

@@ -114,9 +114,7 @@ def _bundle(path: Path, threads: int) -> Contender:
 
 
 def _graphs_mb(path: Path, manifest: Manifest) -> float:
-    files = [graph.file for graph in manifest.graphs.values()]
-    files += [graph.data_file for graph in manifest.graphs.values() if graph.data_file]
-    return sum((path / file).stat().st_size for file in files) / 1e6
+    return sum((path / file).stat().st_size for file in manifest.graph_files) / 1e6
 
 
 def _torch(path: Path, threads: int) -> Contender:

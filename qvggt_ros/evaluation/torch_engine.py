@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from qvggt_ros.engine.interface import WindowOutput
+from qvggt_ros.engine.interface import WindowOutput, check_frames
 from qvggt_ros.errors import EngineError, UsageError
 from qvggt_ros.vggt import VGGT
 
@@ -91,10 +91,7 @@ class TorchEngine:
         self, window: WindowOutput, frames: Sequence[int]
     ) -> tuple[Float32Array, Float32Array]:
         """Decode depth and confidence, each [k, H, W], for the chosen frames."""
-        count = len(window.pose_enc)
-        for frame in frames:
-            if not 0 <= frame < count:
-                raise EngineError(f'frame {frame}: the window has frames 0 to {count - 1}')
+        check_frames(frames, window)
         if not frames:
             empty = np.empty((0, *self._size), np.float32)
             return empty, empty.copy()

@@ -149,10 +149,8 @@ def plan_words(plan: LayerPlan) -> tuple[str, str, str, str]:
 
 def print_result(args: argparse.Namespace, manifest: Manifest, seconds: float) -> None:
     """Say what was built, for people and on request for programs."""
-    sizes = {item.name: item.stat().st_size for item in args.out.iterdir() if item.is_file()}
-    listed = {graph.file for graph in manifest.graphs.values()} | {manifest.golden.file}
-    listed |= {graph.data_file for graph in manifest.graphs.values() if graph.data_file}
-    megabytes = sum(size for name, size in sizes.items() if name in listed) / 1e6
+    files = [*manifest.graph_files, manifest.golden.file]
+    megabytes = sum((args.out / file).stat().st_size for file in files) / 1e6
     worst = max(manifest.golden.errors.values())
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     if manifest.layers:

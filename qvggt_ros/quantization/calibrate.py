@@ -77,13 +77,11 @@ class LayerReport:
     Attributes:
         plan: what was done to it.
         relative_error: mean square error of its output over the output's mean square.
-        macs: multiplications per output token or pixel.
 
     """
 
     plan: LayerPlan
     relative_error: float
-    parameters: int
 
 
 @dataclass(frozen=True)
@@ -328,9 +326,7 @@ def _report(layer: QuantisedLayer, seen: Observer) -> LayerReport:
     found, wanted = _answers(layer, seen)
     error = ((found - wanted).square().mean(dim=1) * seen.row_weight).sum()
     scale = (wanted.square().mean(dim=1) * seen.row_weight).sum()
-    return LayerReport(
-        layer.plan, float(error / scale.clamp(min=LEAST_STEP)), layer.weight.numel()
-    )
+    return LayerReport(layer.plan, float(error / scale.clamp(min=LEAST_STEP)))
 
 
 def _answers(layer: QuantisedLayer, seen: Observer) -> tuple[Tensor, Tensor]:

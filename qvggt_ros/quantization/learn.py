@@ -90,7 +90,7 @@ def learn_block(
 
 
 class _Learned:
-    """A layer's numbers as parameters that cannot leave their ranges."""
+    """A layer's numbers as parameters; by their logarithms, so that they stay positive."""
 
     def __init__(self, layer: QuantisedLayer) -> None:
         self._layer = layer

@@ -5,10 +5,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from qvggt_ros.errors import CalibrationError
 from qvggt_ros.quantization.layers import QuantisedLayer
@@ -108,18 +109,11 @@ def observed(
     """Watch layers for a while; `calls` is about how often each will run."""
     observers = {name: Observer(name, step, calls) for name in layers}
 
-    def watch(name: str) -> object:
-        def hook(layer: QuantisedLayer, inputs: tuple[Tensor, ...]) -> None:
-            observers[name].add(layer.rotated(inputs[0]).detach())
+    def see(name: str, layer: QuantisedLayer, x: Tensor) -> None:
+        observers[name].add(layer.rotated(x).detach())
 
-        return hook
-
-    handles = [layer.register_forward_pre_hook(watch(name)) for name, layer in layers.items()]  # type: ignore[arg-type]
-    try:
+    with _watched(layers, see):
         yield observers
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextlib.contextmanager
@@ -132,23 +126,36 @@ def second_moments(layers: dict[str, QuantisedLayer], step: Step) -> Iterator[di
         name: layer.weight.new_zeros(layer.inputs, layer.inputs) for name, layer in layers.items()
     }
 
-    def watch(name: str) -> object:
-        def hook(layer: QuantisedLayer, inputs: tuple[Tensor, ...]) -> None:
-            x = layer.quantised_input(layer.prepared(inputs[0])).detach()
-            special = special_rows(x, step)
-            rows = x.reshape(-1, x.shape[-1])
-            if special is None:
-                moments[name] += rows.T @ rows / len(rows)
-                return
-            for chosen, share in ((special, SPECIAL_WEIGHT), (~special, 1 - SPECIAL_WEIGHT)):
-                some = rows[chosen]
-                moments[name] += share * (some.T @ some) / len(some)
+    def see(name: str, layer: QuantisedLayer, x: Tensor) -> None:
+        x = layer.quantised_input(layer.prepared(x)).detach()
+        special = special_rows(x, step)
+        rows = x.reshape(-1, x.shape[-1])
+        if special is None:
+            moments[name] += rows.T @ rows / len(rows)
+            return
+        for chosen, share in ((special, SPECIAL_WEIGHT), (~special, 1 - SPECIAL_WEIGHT)):
+            some = rows[chosen]
+            moments[name] += share * (some.T @ some) / len(some)
+
+    with _watched(layers, see):
+        yield moments
+
+
+@contextlib.contextmanager
+def _watched(
+    layers: dict[str, QuantisedLayer], see: Callable[[str, QuantisedLayer, Tensor], None]
+) -> Iterator[None]:
+    """Call `see(name, layer, input)` before each run of a layer, for a while."""
+
+    def watch(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def hook(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            see(name, cast(QuantisedLayer, layer), inputs[0])
 
         return hook
 
-    handles = [layer.register_forward_pre_hook(watch(name)) for name, layer in layers.items()]  # type: ignore[arg-type]
+    handles = [layer.register_forward_pre_hook(watch(name)) for name, layer in layers.items()]
     try:
-        yield moments
+        yield
     finally:
         for handle in handles:
             handle.remove()

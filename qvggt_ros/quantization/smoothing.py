@@ -10,7 +10,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from qvggt_ros.quantization.fold import all_blocks
+from qvggt_ros.quantization.fold import all_blocks, value_rows
 from qvggt_ros.quantization.layers import QuantisedLayer
 from qvggt_ros.quantization.recipe import NONE
 from qvggt_ros.vggt import VGGT
@@ -47,7 +47,7 @@ def _fold_into_value(block: Block) -> None:
     """Divide the rows that make V; each has a step of its own, so its integers stay the same."""
     proj, qkv = cast(nn.Module, block.attn.proj), block.attn.qkv
     if isinstance(proj, QuantisedLayer) and proj.plan.smoothing == 'value':
-        rows = slice(2 * proj.inputs, 3 * proj.inputs)
+        rows = value_rows(block.attn)
         qkv.weight.data[rows] /= proj.smooth[:, None]
         qkv.bias.data[rows] /= proj.smooth
         _absorb(proj)
