@@ -33,12 +33,14 @@ class MotionConfig:
     """What motion to draw.
 
     `weights` go with KINDS. Each window draws its own amount of motion between `least` and
-    `most`: 0 is almost none, 1 leaves about a third of the first picture in the last one.
+    `most`: 0 is almost none, 1 leaves about a third of the first picture in the last one. Every
+    amount is equally likely, unless `gentle`: then the small ones are likelier.
     """
 
     weights: tuple[float, ...] = (0.25, 0.15, 0.1, 0.05, 0.15, 0.15, 0.15)
     least: float = 0.05
     most: float = 1.0
+    gentle: bool = False
     tan_half_fov: tuple[float, float] = (0.4663, 1.1918)  # 50 .. 100 degrees across
     shuffled: float = 0.1  # share of windows whose frames come in random order
     backwards: float = 0.2  # share of windows that are driven in reverse
@@ -75,7 +77,7 @@ def draw_motion(
     draws = Draws(seeds, _DRAWS + uniforms_needed(frames), stream=2)
     kind = draws.weighted(config.weights)
     tangent = draws.uniform(*config.tan_half_fov)
-    amount = draws.uniform(config.least, config.most)
+    amount = _amount(draws, config)
     interval_s = draws.uniform(*config.interval_s)
     candidates = Candidates(
         draws, rooms, np.isin(kind, (SHAKE, ORBIT, RANDOM)), tangent, height / width
@@ -101,6 +103,14 @@ def clear_path(rooms: Rooms, positions_m: FloatArray, clearance_m: float) -> Roo
     gap = piece_distance_m(rooms, positions_m)
     removed[:, FIRST_BOX:FIRST_NICHE] = (gap < clearance_m).any(axis=1)
     return rooms.without(removed)
+
+
+def _amount(draws: Draws, config: MotionConfig) -> FloatArray:
+    """Return how much each window moves, [B]."""
+    if not config.gentle:
+        return draws.uniform(config.least, config.most)
+    share = draws.unit()
+    return config.least + (config.most - config.least) * (share * np.sqrt(share))
 
 
 def _order(draws: Draws, config: MotionConfig, batch: int, frames: int) -> IntArray:
