@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from qvggt_ros.errors import ReconstructionError
 from qvggt_ros.reconstruction.align import (
+    AlignmentConfig,
     SharedFrame,
     align_window,
     depth_ratio_scale,
@@ -27,6 +28,8 @@ from qvggt_ros.reconstruction.geometry import (
 )
 
 POINT_COUNT = 500
+FROM_POINTS = AlignmentConfig(rigid_from='points')
+BOTH = pytest.mark.parametrize('config', [AlignmentConfig(), FROM_POINTS], ids=['poses', 'points'])
 
 
 def shared_frame(
@@ -64,12 +67,15 @@ def random_sim3(rng: np.random.Generator) -> Sim3:
     return Sim3(scale, rotation_from_quaternion(rng.normal(size=4)), rng.normal(size=3))
 
 
+@BOTH
 @settings(deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 3))
-def test_exact_points_give_the_exact_similarity(seed: int, frame_count: int) -> None:
+def test_exact_frames_give_the_exact_similarity(
+    config: AlignmentConfig, seed: int, frame_count: int
+) -> None:
     rng = np.random.default_rng(seed)
     truth = random_sim3(rng)
-    result = align_window([shared_frame(truth, rng) for _ in range(frame_count)])
+    result = align_window([shared_frame(truth, rng) for _ in range(frame_count)], config)
     found = result.map_from_window
     assert found.scale == pytest.approx(truth.scale, rel=1e-9)
     np.testing.assert_allclose(found.rotation, truth.rotation, atol=1e-8)
@@ -90,14 +96,16 @@ def test_scale_does_not_shrink_with_noise() -> None:
     assert abs(np.mean(logs)) < 4 * np.std(logs) / np.sqrt(len(logs)) < 0.006
 
 
-def test_a_third_of_outliers_does_no_harm() -> None:
+@BOTH
+def test_a_third_of_outliers_does_no_harm(config: AlignmentConfig) -> None:
     rng = np.random.default_rng(2)
     truth = random_sim3(rng)
     frame = shared_frame(truth, rng, window_noise=0.01)
     wrong = rng.random(POINT_COUNT) < 0.33
     points = np.where(wrong[:, None], rng.normal(0, 5, (POINT_COUNT, 3)), frame.window_points)
     depth = np.where(wrong, rng.uniform(0.5, 10, POINT_COUNT), frame.window_depth)
-    result = align_window([dataclasses.replace(frame, window_points=points, window_depth=depth)])
+    wrong_frame = dataclasses.replace(frame, window_points=points, window_depth=depth)
+    result = align_window([wrong_frame], config)
     assert result.map_from_window.scale == pytest.approx(truth.scale, rel=0.02)
     assert rotation_angle(result.map_from_window.rotation @ truth.rotation.T) < 0.02
     assert 0.55 < result.inlier_share < 0.75
@@ -139,7 +147,7 @@ def test_points_on_a_line_fall_back_to_the_pose_and_say_so() -> None:
     rng = np.random.default_rng(6)
     truth = random_sim3(rng)
     on_line = np.linspace(1, 3, POINT_COUNT)[:, None] * np.array([0.1, 0.2, 1.0])
-    result = align_window([shared_frame(truth, rng, in_camera=on_line)])
+    result = align_window([shared_frame(truth, rng, in_camera=on_line)], FROM_POINTS)
     assert 'line' in result.fallback
     np.testing.assert_allclose(result.map_from_window.rotation, truth.rotation, atol=1e-9)
     np.testing.assert_allclose(result.map_from_window.translation, truth.translation, atol=1e-9)
@@ -149,8 +157,44 @@ def test_one_point_many_times_falls_back_too() -> None:
     rng = np.random.default_rng(7)
     truth = random_sim3(rng)
     same = np.tile([0.3, 0.1, 2.0], (POINT_COUNT, 1))
-    result = align_window([shared_frame(truth, rng, in_camera=same)])
+    result = align_window([shared_frame(truth, rng, in_camera=same)], FROM_POINTS)
     assert result.fallback and np.isfinite(result.map_from_window.translation).all()
+
+
+def turned(frame: SharedFrame, angle_rad: float, rng: np.random.Generator) -> SharedFrame:
+    """Return the frame with its window pose turned about the camera's centre; depths stay."""
+    axis = rng.normal(size=3)
+    half = angle_rad / 2
+    quaternion = np.r_[np.sin(half) * axis / np.linalg.norm(axis), np.cos(half)]
+    pose = frame.window_from_camera.copy()
+    pose[:3, :3] = pose[:3, :3] @ rotation_from_quaternion(quaternion)
+    return dataclasses.replace(frame, window_from_camera=pose)
+
+
+def test_errors_of_the_shared_poses_are_averaged() -> None:
+    rng = np.random.default_rng(11)
+    errors = []
+    for count in (1, 4):
+        found = []
+        for _ in range(50):
+            truth = random_sim3(rng)
+            frames = [turned(shared_frame(truth, rng), 0.05, rng) for _ in range(count)]
+            rotation = align_window(frames).map_from_window.rotation
+            found.append(rotation_angle(rotation @ truth.rotation.T))
+        errors.append(np.mean(found))
+    assert errors[0] == pytest.approx(0.05, rel=1e-6)
+    assert errors[1] < 0.03  # four random axes: about half
+
+
+def test_depth_noise_does_not_turn_a_window_that_is_tied_by_poses() -> None:
+    rng = np.random.default_rng(12)
+    truth = random_sim3(rng)
+    frames = [shared_frame(truth, rng, map_noise=0.1, window_noise=0.1) for _ in range(2)]
+    by_poses, by_points = (
+        rotation_angle(align_window(frames, config).map_from_window.rotation @ truth.rotation.T)
+        for config in (AlignmentConfig(), FROM_POINTS)
+    )
+    assert by_poses < 1e-6 < 1e-3 < by_points
 
 
 def test_too_few_points_are_refused() -> None:

@@ -3,8 +3,8 @@
 """Bring a window into the map by the frames that both know.
 
 Every window has a scale and a frame of its own. Camera centres cannot tie it to the map: on a
-straight line or in a turn on the spot they leave scale or roll free. The dense points of shared
-frames can, and pixel by pixel the correspondence is known.
+straight line or in a turn on the spot they leave scale or roll free. The shared frames' dense
+depths and whole poses can.
 
 Scale comes first, from depths alone: the median of log(map depth / window depth) over the
 shared pixels. It needs no rotation, half of the pixels may be wrong, and it is symmetric, so that
@@ -14,32 +14,41 @@ and by 5.7 % at 15 % (simulated room), which is exponential over a chain. The ra
 (Horn, JOSA A 4(4), 1987) does not shrink, but varies up to five times as much when the poses of
 the shared frames disagree.
 
-Rotation and translation follow by weighted least squares (Kabsch), reweighted with Huber's weights
-(IRLS), starting from the shared frames' poses.
+Rotation and translation follow from the poses of the shared frames: the window is turned by the
+mean of their rotations, and their mean centre stays where it is (VGGT-SLAM 2 ties submaps so, by
+one frame). Alternatively from the dense points, by weighted least squares (Kabsch) reweighted with
+Huber's weights (IRLS). Points bring the error of their depths into the rotation: with the demo
+model, poses leave a third of the rotation error from frame to frame (docs/measurements.md).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qvggt_ros.errors import ReconstructionError
-from qvggt_ros.reconstruction.geometry import Float64Array, Sim3, invert_pose
+from qvggt_ros.reconstruction.geometry import Float64Array, Sim3
 
 FloatArray = NDArray[np.floating]
 
 
 @dataclass(frozen=True)
 class AlignmentConfig:
-    """How windows are aligned."""
+    """How windows are aligned.
 
+    `rigid_from` says what rotation and translation come from: the shared frames' `poses`, or their
+    dense `points`, for networks whose depth is better than their poses.
+    """
+
+    rigid_from: Literal['poses', 'points'] = 'poses'
     max_points: int = 20_000  # over all shared frames
     min_points: int = 50  # fewer do not determine a similarity worth having
     huber_delta: float = 0.05  # of the median depth: residuals beyond it count linearly
-    iterations: int = 10
+    iterations: int = 10  # of the fit to points
     max_scale_ratio: float = 1000.0  # a window's scale against the map's: beyond it, nonsense
 
 
@@ -75,7 +84,7 @@ class Alignment:
         inlier_share: share of the weight whose distance is below huber_delta * median depth.
         point_count: correspondences used.
         median_depth: of the shared pixels, map units.
-        fallback: empty, or why rotation and translation come from one shared frame's pose only.
+        fallback: empty, or why the points that were asked for were not used.
 
     """
 
@@ -108,8 +117,9 @@ def align_window(
         raise ReconstructionError(f'window scale {scale:.3g} against the map: beyond reason')
     median_depth = weighted_median(pairs.map_depth, pairs.weight)
     delta = config.huber_delta * median_depth
-    start = pose_tied_similarity(shared_frames[-1], scale)
-    similarity, fallback = _refine(pairs, start, delta, config.iterations)
+    similarity, fallback = pose_tied_similarity(shared_frames, scale), ''
+    if config.rigid_from == 'points':
+        similarity, fallback = _refine(pairs, similarity, delta, config.iterations)
     distance = pairs.distances(similarity)
     inliers = distance <= delta
     return Alignment(
@@ -129,11 +139,18 @@ def depth_ratio_scale(
     return float(np.exp(weighted_median(np.log(map_depth) - np.log(window_depth), weight)))
 
 
-def pose_tied_similarity(frame: SharedFrame, scale: float) -> Sim3:
-    """Return the similarity of given scale that makes one shared frame's two poses equal."""
-    camera_from_window = invert_pose(frame.window_from_camera)
-    camera_from_window[:3, 3] *= scale
-    return Sim3.from_pose(frame.map_from_camera @ camera_from_window, scale)
+def pose_tied_similarity(frames: Sequence[SharedFrame], scale: float) -> Sim3:
+    """Return the similarity of given scale that makes shared frames' poses equal, in the mean.
+
+    Rotations are averaged as matrices (the chordal mean; Hartley et al., IJCV 103(3), 2013),
+    centres as points.
+    """
+    turns = sum(f.map_from_camera[:3, :3] @ f.window_from_camera[:3, :3].T for f in frames)
+    u, _, vt = np.linalg.svd(turns)
+    rotation = u @ np.diag([1.0, 1.0, np.linalg.det(u @ vt)]) @ vt
+    centre = np.mean([frame.map_from_camera[:3, 3] for frame in frames], axis=0)
+    window_centre = np.mean([frame.window_from_camera[:3, 3] for frame in frames], axis=0)
+    return Sim3(scale, rotation, centre - scale * rotation @ window_centre)
 
 
 def weighted_median(values: FloatArray, weight: FloatArray) -> float:
@@ -206,7 +223,7 @@ def _refine(
         huber = np.where(distance <= delta, 1.0, delta / np.maximum(distance, delta))
         rigid = _weighted_rigid(pairs, pairs.weight * huber, start.scale)
         if rigid is None:
-            return start, 'shared points lie on a line: pose of one shared frame taken'
+            return start, 'shared points lie on a line: poses of shared frames taken'
         similarity = rigid
         cost = float((pairs.weight * huber * distance**2).sum())
         if abs(cost_before - cost) <= 1e-9 * cost:
