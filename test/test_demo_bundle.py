@@ -89,15 +89,14 @@ def test_the_committed_engine_is_what_the_builder_makes_of_the_model() -> None:
     )
     quiet = lambda what, done, total: None  # noqa: E731
     chosen, _ = calibration_windows(model, build, quiet)
-    found, _ = quantised_network(model, source, build, chosen, quiet)
+    _, _, found = quantised_network(model, source, build, chosen, quiet)
     committed = integers_of(DEMO)
     assert_same_layers(found.model, committed)
     # Another processor's floats may prefer another window or factor; the integers that most
     # weights become do not change with that.
     same = [
         (
-            layer.integer_weight()[0].flatten(1).numpy()
-            == committed[name].reshape(len(layer.weight), -1)
+            layer.integers.flatten(1).numpy() == committed[name].reshape(len(layer.integers), -1)
         ).mean()
         for name, layer in quantised_layers(found.model)
         if not layer.transposed

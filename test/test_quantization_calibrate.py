@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -117,6 +118,24 @@ def test_folded_smoothing_is_the_same_function() -> None:
     # The biases were corrected, so that this float network is close to the original, not equal.
     wanted = answers(lively(SMALL))
     assert float((before - wanted).norm() / wanted.norm()) < 0.05
+
+
+@pytest.mark.parametrize('precision', ['w8a8', 'w4a16'])
+def test_a_network_that_is_used_up_gives_the_same_integers(precision: str) -> None:
+    kept = quantise(lively(SMALL), WINDOWS, precision, 'dsfq', FAST)
+    used = lively(SMALL)
+    found = quantise(used, WINDOWS, precision, 'dsfq', replace(FAST, consume=True))
+    assert found.model is used and found.layers == kept.layers
+    torch.testing.assert_close(answers(found.model), answers(kept.model))
+    for model in (kept.model, found.model):
+        fold_smoothing(model)
+    torch.testing.assert_close(answers(found.model), answers(kept.model))
+    layers = dict(quantised_layers(kept.model))
+    for name, layer in quantised_layers(found.model):
+        assert not len(layer.weight) and layer.integers.dtype == torch.int8
+        integers, steps = layers[name].integer_weight()
+        assert (layer.integers == integers).float().mean() > 0.999
+        torch.testing.assert_close(layer.integer_steps[..., 0], steps)
 
 
 class InterruptedHereError(Exception):

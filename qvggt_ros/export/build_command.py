@@ -18,7 +18,7 @@ from qvggt_ros.engine.manifest import Manifest, file_digest
 from qvggt_ros.errors import CheckpointError, UsageError
 from qvggt_ros.export.build_report import StepReport, print_plan, print_result
 from qvggt_ros.export.bundle import BundleSource, write_bundle
-from qvggt_ros.export.golden import noise_windows
+from qvggt_ros.export.golden import golden_arrays, noise_windows
 from qvggt_ros.export.onnx_export import SPELLINGS
 from qvggt_ros.export.quantised_build import (
     QuantisedBuild,
@@ -155,11 +155,13 @@ def _quantised_bundle(
         learned=not args.fast,
         work=work,
     )
-    chosen, golden = calibration_windows(model, build, report.advance)
+    chosen, images = calibration_windows(model, build, report.advance)
     report.note_calibration(chosen)
-    _, exported = quantised_network(model, source, build, chosen, report.advance)
+    report.begin('answers of the float network')
+    golden = golden_arrays(model, images)
+    network, quantised, _ = quantised_network(model, source, build, chosen, report.advance)
     manifest = write_bundle(
-        model, args.out, source, golden, args.attention, report.begin, exported
+        network, args.out, source, golden, args.attention, report.begin, quantised
     )
     shutil.rmtree(work, ignore_errors=True)
     return manifest

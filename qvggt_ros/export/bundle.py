@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import onnxruntime
@@ -32,7 +33,7 @@ from qvggt_ros.engine.manifest import (
 )
 from qvggt_ros.engine.self_check import golden_errors, read_golden, self_check
 from qvggt_ros.errors import BundleError, UsageError
-from qvggt_ros.export.golden import Windows, check_windows, golden_arrays
+from qvggt_ros.export.golden import GoldenArrays, Windows, check_windows, golden_arrays
 from qvggt_ros.export.onnx_export import GraphSpec, export_graph, graph_specs
 from qvggt_ros.vggt.model import VGGT
 
@@ -70,16 +71,14 @@ class BundleSource:
 
 @dataclass(frozen=True)
 class QuantisedSource:
-    """The network that is exported in a float network's place.
+    """How a network that is exported was quantised.
 
     Attributes:
-        model: with the layers that engines run (`engine_layers.with_engine_layers`).
         precision, method: their names.
         layers, calibration: as the manifest holds them.
 
     """
 
-    model: VGGT
     precision: str
     method: str
     layers: tuple[LayerInfo, ...]
@@ -90,7 +89,7 @@ def write_bundle(
     model: VGGT,
     out_dir: Path,
     source: BundleSource,
-    golden_images: Windows,
+    golden: Windows | GoldenArrays,
     attention: str = 'fused',
     progress: Progress = lambda step: None,
     quantised: QuantisedSource | None = None,
@@ -98,14 +97,17 @@ def write_bundle(
     """Export a network as a bundle, let ONNX Runtime prove it, and put it in place.
 
     Args:
-        model: in evaluation mode, float32, on the CPU.
+        model: in evaluation mode, float32, on the CPU; with the layers that engines run
+            (`engine_layers.with_engine_layers`) where it is quantised.
         out_dir: the bundle's folder; its name is the bundle's. A bundle already there is
             replaced; a folder of anything else is refused.
         source: what the manifest says about the weights.
-        golden_images: [n, S, H, W, 3] RGB; they decide window size and image size.
+        golden: images [n, S, H, W, 3] RGB that the model is run on, or such images with the
+            answers of the float network that a quantised one stands for (`golden_arrays`); they
+            decide window size and image size.
         attention: spelling, see `onnx_export.SPELLINGS`.
         progress: told about each step before it begins.
-        quantised: what is exported instead of `model`, which then is the reference alone.
+        quantised: how `model` was quantised; None for a float network.
 
     Raises:
         UsageError: the folder or the images cannot be used; EngineError, BundleError: the
@@ -114,16 +116,18 @@ def write_bundle(
     """
     out_dir = Path(out_dir).absolute()
     _check_target(out_dir)
-    frames, size = golden_images.shape[1], golden_images.shape[2:4]
-    check_windows(golden_images, frames, size)
+    images = cast(Windows, golden['images']) if isinstance(golden, dict) else golden
+    frames, size = images.shape[1], images.shape[2:4]
+    check_windows(images, frames, size)
     work = _work_folder(out_dir)
     try:
         graphs = {
             spec.name: _export(spec, work, attention, progress)
-            for spec in graph_specs(quantised.model if quantised else model, size)
+            for spec in graph_specs(model, size)
         }
         progress('golden windows')
-        golden = _write_golden(work, golden_arrays(model, golden_images))
+        arrays = golden if isinstance(golden, dict) else golden_arrays(model, golden)
+        golden_info = _write_golden(work, arrays)
         manifest = Manifest(
             schema_version=SCHEMA_VERSION,
             name=out_dir.name,
@@ -139,7 +143,7 @@ def write_bundle(
             image_height=size[0],
             patch_size=model.config.patch_size,
             graphs=graphs,
-            golden=golden,
+            golden=golden_info,
             layers=quantised.layers if quantised else (),
             calibration=quantised.calibration if quantised else None,
             tool_versions=tool_versions(),

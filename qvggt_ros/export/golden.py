@@ -18,6 +18,7 @@ NOISE_CELLS = 8
 FRAME_SHIFT = 0.05
 
 Windows = NDArray[np.uint8]
+GoldenArrays = dict[str, NDArray[np.generic]]
 
 
 def noise_windows(count: int, frames: int, size: tuple[int, int], seed: int) -> Windows:
@@ -59,7 +60,7 @@ def check_windows(windows: Windows, frames: int, size: tuple[int, int]) -> None:
 
 
 @torch.inference_mode()
-def golden_arrays(model: VGGT, windows: Windows) -> dict[str, NDArray[np.generic]]:
+def golden_arrays(model: VGGT, windows: Windows) -> GoldenArrays:
     """Return the windows and the float network's outputs, as a bundle's golden file holds them."""
     outputs: dict[str, list[NDArray[np.float32]]] = {'pose_enc': [], 'depth': [], 'depth_conf': []}
     for window in windows:
@@ -67,5 +68,5 @@ def golden_arrays(model: VGGT, windows: Windows) -> dict[str, NDArray[np.generic
         outputs['pose_enc'].append(out['pose_enc'][0].numpy())
         outputs['depth'].append(out['depth'][0, ..., 0].numpy())
         outputs['depth_conf'].append(out['depth_conf'][0].numpy())
-    arrays: dict[str, NDArray[np.generic]] = {'images': windows}
+    arrays: GoldenArrays = {'images': windows}
     return arrays | {name: np.stack(values) for name, values in outputs.items()}

@@ -102,31 +102,38 @@ def quantised_network(
     build: QuantisedBuild,
     chosen: CalibrationSet,
     progress: Progress,
-) -> tuple[Quantised, QuantisedSource]:
-    """Quantise a network; return its simulation and what is exported of it."""
-    config = QuantiseConfig(seed=build.nfds.seed, learn=LearnConfig() if build.learned else None)
+) -> tuple[VGGT, QuantisedSource, Quantised]:
+    """Quantise a network, which is used up: two of VGGT-1B would not fit beside each other.
+
+    Returns:
+        the network as engines run it, how it was quantised, and its simulation.
+
+    """
+    config = QuantiseConfig(
+        seed=build.nfds.seed, learn=LearnConfig() if build.learned else None, consume=True
+    )
     state = None
     if build.work is not None:
         state = build.work / _key(source, build, chosen, config)
-    found = quantise(model, chosen.windows, build.precision, build.method, config, progress, state)
-    fold_smoothing(found.model)
     rotated = get_method(build.method).rotate
     rows, columns = model.config.grid(*build.size)
+    added_macs = added_macs_share(model, rows * columns) if rotated else 0.0
+    found = quantise(model, chosen.windows, build.precision, build.method, config, progress, state)
+    fold_smoothing(found.model)
     calibration = CalibrationInfo(
         source=build.source,
         windows=len(chosen.windows),
         seed=build.nfds.seed,
         sha256=chosen.digest,
-        added_macs_share=added_macs_share(model, rows * columns) if rotated else 0.0,
+        added_macs_share=added_macs,
     )
-    exported = QuantisedSource(
-        model=with_engine_layers(found.model),
+    quantised = QuantisedSource(
         precision=build.precision,
         method=build.method,
         layers=layer_infos(found),
         calibration=calibration,
     )
-    return found, exported
+    return with_engine_layers(found.model), quantised, found
 
 
 def layer_infos(found: Quantised) -> tuple[LayerInfo, ...]:

@@ -62,12 +62,15 @@ class QuantiseConfig:
         seed: of rotations and of the learned stage's order.
         smoothing_power: the a of c = max|x|^a / max|W|^(1-a) (QuantVGGT, equation 7).
         learn: of the learned stage; None leaves it out, whatever the method says.
+        consume: quantise the given network itself, and let go of each step's float weights once
+            it is done: what a network needs that barely fits in memory.
 
     """
 
     seed: int = 0
     smoothing_power: float = 0.5
     learn: LearnConfig | None = field(default_factory=LearnConfig)
+    consume: bool = False
 
 
 @dataclass(frozen=True)
@@ -118,7 +121,7 @@ def quantise(
     """Quantise a copy of a float network.
 
     Args:
-        model: in evaluation mode, on the CPU.
+        model: in evaluation mode, on the CPU; used up if the configuration says so.
         windows: calibration windows [n, S, H, W, 3] RGB.
         precision: one of `recipe.PRECISIONS`.
         method: one of `recipe.METHODS`.
@@ -136,7 +139,7 @@ def quantise(
     config = config or QuantiseConfig()
     prepared = get_method(method)
     plans = plan_layers(model, precision, method)
-    network = _folded(model, prepared, config.seed)
+    network = _folded(model, prepared, config)
     layers = replace_layers(network, plans)
     size = (windows.shape[2], windows.shape[3])
     steps = walk_steps(network, size, windows.shape[1])
@@ -151,15 +154,15 @@ def quantise(
     return Quantised(network, precision, method, ordered, calibration.step_errors)
 
 
-def _folded(model: VGGT, method: Method, seed: int) -> VGGT:
-    """Return the network in the method's bases; a copy in any case."""
-    network = fold_layer_scale(model)
+def _folded(model: VGGT, method: Method, config: QuantiseConfig) -> VGGT:
+    """Return the network in the method's bases; a copy unless it may be used up."""
+    network = fold_layer_scale(model, config.consume)
     if method.rotate:
-        network = fold_rotation(network, seed)
+        network = fold_rotation(network, config.seed, in_place=True)
     if method.head_rotation:
-        network = fold_head_rotation(network, method.balance)
+        network = fold_head_rotation(network, method.balance, in_place=True)
     if method.balance:
-        network = fold_head_balance(network)
+        network = fold_head_balance(network, in_place=True)
     return network
 
 
@@ -213,6 +216,9 @@ class _Calibration:
         for name, layer in layers.items():
             self.reports[name] = _report(layer, observers[name])
         self._state.keep(step.name, layers)
+        if self._config.consume:
+            for layer in layers.values():
+                layer.settle()
         self._quantised = [step.run(state) for state in self._quantised]
         self.step_errors[step.name] = _step_error(self._quantised, answers)
         self._float = answers

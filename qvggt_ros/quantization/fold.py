@@ -46,27 +46,27 @@ class HalvesRotation(nn.Module):
         return (x.unflatten(-1, (2, back.shape[0])) @ back).flatten(-2) * self.weight + self.bias
 
 
-def fold_layer_scale(model: VGGT) -> VGGT:
-    """Return a copy whose LayerScales are part of the projections before them."""
-    model = copy.deepcopy(model)
+def fold_layer_scale(model: VGGT, in_place: bool = False) -> VGGT:
+    """Return a copy (or the network itself) whose LayerScales are part of the projections."""
+    model = _own(model, in_place)
     for block in all_blocks(model):
         for name, layer in (('ls1', block.attn.proj), ('ls2', block.mlp.fc2)):
             scale = getattr(block, name)
             if isinstance(scale, LayerScale):
-                _rewrite(layer, out=torch.diag(scale.gamma.double()))
+                _rewrite(layer, out=scale.gamma.double())
                 setattr(block, name, nn.Identity())
     return model
 
 
-def fold_rotation(model: VGGT, seed: int) -> VGGT:
-    """Return a copy whose encoder and aggregator keep their tokens in rotated bases.
+def fold_rotation(model: VGGT, seed: int, in_place: bool = False) -> VGGT:
+    """Return a copy (or the network itself) that keeps its tokens in rotated bases.
 
-    The model's LayerScales must be folded already. Norms lose their affine parts (to the layers
-    after them), so a norm's weight is free to carry the smoothing of DSFQ. Two small products
-    remain: the encoder's output goes from its basis to the aggregator's (D^2 per patch and
-    frame), camera tokens come back from it (2 D^2 per frame).
+    Encoder and aggregator do; their LayerScales must be folded already. Norms lose their affine
+    parts (to the layers after them), so a norm's weight is free to carry the smoothing of DSFQ.
+    Two small products remain: the encoder's output goes from its basis to the aggregator's (D^2
+    per patch and frame), camera tokens come back from it (2 D^2 per frame).
     """
-    model = copy.deepcopy(model)
+    model = _own(model, in_place)
     aggregator, encoder = model.aggregator, model.aggregator.patch_embed
     width = model.config.width
     encoder_basis = mean_keeping_rotation(width, seed)
@@ -100,16 +100,17 @@ def added_macs_share(model: VGGT, patches: int) -> float:
     return (patches + 2) / (12 * (encoder + aggregator))
 
 
-def fold_head_rotation(model: VGGT, balance: bool) -> VGGT:
+def fold_head_rotation(model: VGGT, balance: bool, in_place: bool = False) -> VGGT:
     """Return a copy in which a Hadamard matrix mixes the channels of V within each head.
 
     Args:
         model: the network.
         balance: first even out the channels: each row of V against the column that reads it. An
             outlier channel would otherwise be spread over its whole head.
+        in_place: change the network itself instead of a copy.
 
     """
-    model = copy.deepcopy(model)
+    model = _own(model, in_place)
     with torch.no_grad():
         for block in all_blocks(model):
             attention = block.attn
@@ -123,16 +124,21 @@ def fold_head_rotation(model: VGGT, balance: bool) -> VGGT:
     return model
 
 
-def fold_head_balance(model: VGGT) -> VGGT:
-    """Return a copy whose dense head has balanced channels from each convolution to the next.
+def fold_head_balance(model: VGGT, in_place: bool = False) -> VGGT:
+    """Return a copy (or the network itself) with balanced channels throughout the dense head.
 
     Cross-layer equalisation (Nagel et al. 2019): exact where nothing but a ReLU lies between.
     """
-    model = copy.deepcopy(model)
+    model = _own(model, in_place)
     with torch.no_grad():
         for seam in head_seams(model.depth_head):
             _balance(seam)
     return model
+
+
+def _own(model: VGGT, in_place: bool) -> VGGT:
+    """Return what may be changed: a copy, where there is memory for two networks."""
+    return model if in_place else copy.deepcopy(model)
 
 
 def _balance(seam: Seam) -> None:
@@ -179,8 +185,8 @@ def _absorb_norm(norm: nn.LayerNorm, readers: Iterable[AffineLayer], basis: Tens
         bias = cast(Tensor, layer.bias)
         shift = layer.weight.flatten(1).double() @ norm.bias.double()
         bias.copy_(bias.double() + shift)
-        into = torch.diag(norm.weight.double())
-        _rewrite(layer, into=into if basis is None else into @ basis)
+        gain = norm.weight.double()
+        _rewrite(layer, into=gain if basis is None else gain[:, None] * basis)
     nn.init.ones_(norm.weight)
     nn.init.zeros_(norm.bias)
 
@@ -190,7 +196,7 @@ def _change_basis_after_encoder(model: VGGT, encoder_basis: Tensor, basis: Tenso
     norm = model.aggregator.patch_embed.norm
     change = nn.Linear(len(basis), len(basis), dtype=norm.weight.dtype, device=norm.weight.device)
     # A linear layer computes x W^T: W = (R_e^T diag(gamma) R_a)^T, bias = beta R_a.
-    matrix = encoder_basis.T @ torch.diag(norm.weight.double()) @ basis
+    matrix = (encoder_basis.T * norm.weight.double()) @ basis
     change.weight.copy_(matrix.T)
     change.bias.copy_(norm.bias.double() @ basis)
     nn.init.ones_(norm.weight)
@@ -215,17 +221,25 @@ def _leave_basis_before_heads(model: VGGT, basis: Tensor) -> None:
 
 
 def _rewrite(layer: AffineLayer, into: Tensor | None = None, out: Tensor | None = None) -> None:
-    """Replace W by out W into (and b by out b); a 1x1 or patch convolution counts as linear."""
+    """Replace W by out W into (and b by out b); a 1x1 or patch convolution counts as linear.
+
+    A vector stands for the diagonal matrix with it.
+    """
     with torch.no_grad():
         weight = layer.weight.double()
+        shape = weight.shape
         if into is not None:
-            shape = weight.shape
-            weight = (weight.flatten(1) @ into).reshape(shape)
+            flat = weight.flatten(1)
+            weight = (flat * into if into.ndim == 1 else flat @ into).reshape(shape)
         if out is not None:
-            weight = torch.einsum('oi,i...->o...', out, weight)
+            weight = _left(out, weight.flatten(1)).reshape(shape)
             if layer.bias is not None:
-                layer.bias.copy_(out @ layer.bias.double())
+                layer.bias.copy_(_left(out, layer.bias.double()[:, None])[:, 0])
         layer.weight.copy_(weight)
+
+
+def _left(out: Tensor, columns: Tensor) -> Tensor:
+    return out[:, None] * columns if out.ndim == 1 else out @ columns
 
 
 def value_rows(attention: Attention) -> slice:

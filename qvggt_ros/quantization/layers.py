@@ -10,6 +10,7 @@ are what integer hardware computes, up to the rounding of the float accumulator.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import cast
 
 import torch
@@ -40,6 +41,8 @@ class QuantisedLayer(nn.Module):
         activation_offset: whole number that is subtracted from a static input's integers, for
             inputs that lie mostly on one side of zero.
         rounded: integers [out, inputs] in place of rounding to nearest; empty if there are none.
+        integers, integer_steps: the weights once `settle` has rounded them for good, int8 in the
+            weights' layout and [out, blocks, 1]; empty before.
 
     """
 
@@ -49,6 +52,8 @@ class QuantisedLayer(nn.Module):
     activation_step: Tensor
     activation_offset: Tensor
     rounded: Tensor
+    integers: Tensor
+    integer_steps: Tensor
 
     def __init__(self, source: Source, plan: LayerPlan) -> None:
         super().__init__()
@@ -68,6 +73,7 @@ class QuantisedLayer(nn.Module):
             if source.bias is None
             else nn.Parameter(source.bias.detach().clone(), requires_grad=False)
         )
+        self.inputs = self.weight.shape[1]  # channels
         # Where corrections start from; not a part of the state.
         self.float_bias = None if self.bias is None else self.bias.detach().clone()
         if plan.hadamard:
@@ -78,11 +84,8 @@ class QuantisedLayer(nn.Module):
         self.register_buffer('activation_step', weight.new_ones(()))
         self.register_buffer('activation_offset', weight.new_zeros(()))
         self.register_buffer('rounded', torch.zeros(0, dtype=torch.int8))
-
-    @property
-    def inputs(self) -> int:
-        """Input channels."""
-        return self.weight.shape[1]
+        self.register_buffer('integers', torch.zeros(0, dtype=torch.int8))
+        self.register_buffer('integer_steps', weight.new_zeros(0))
 
     @property
     def in_features(self) -> int:
@@ -101,7 +104,7 @@ class QuantisedLayer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Compute the layer, with few bits if `enabled`."""
         x = self.prepared(x)
-        if not self.enabled:
+        if not (self.enabled or len(self.integers)):
             return self.product(x, self.smoothed_weight())
         return self.product(self.quantised_input(x), self.quantised_weight())
 
@@ -140,6 +143,9 @@ class QuantisedLayer(nn.Module):
 
     def quantised_weight(self) -> Tensor:
         """Return the values that the weights' integers stand for, in the weights' shape."""
+        if len(self.integers):
+            blocks = weight_blocks(self.integers, self.plan.weight_block)
+            return (blocks * self.integer_steps).reshape(self.integers.shape)
         weight = self.smoothed_weight()
         blocks = weight_blocks(weight, self.plan.weight_block)
         steps = self.weight_steps(weight)
@@ -151,6 +157,8 @@ class QuantisedLayer(nn.Module):
     @torch.no_grad()
     def integer_weight(self) -> tuple[Tensor, Tensor]:
         """Return the weights as int8 [out, ...] and their steps [out, blocks]."""
+        if len(self.integers):
+            return self.integers, self.integer_steps[..., 0]
         weight = self.smoothed_weight()
         steps = self.weight_steps(weight)
         if len(self.rounded):
@@ -159,6 +167,36 @@ class QuantisedLayer(nn.Module):
             weight_blocks(weight, self.plan.weight_block), steps, self.plan.weight_bits
         )
         return integers.reshape(weight.shape).to(torch.int8), steps[..., 0]
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Round the weights for good and let go of the float ones: a quarter of the memory.
+
+        The layer computes with few bits from then on, whatever `enabled` says.
+        """
+        integers, steps = self.integer_weight()
+        self.integers, self.integer_steps = integers, steps[..., None].clone()
+        self.rounded = self.rounded[:0]
+        self.weight = nn.Parameter(self.weight.new_zeros(0), requires_grad=False)
+        self.enabled = True
+
+    @torch.no_grad()
+    def divide_rows(self, rows: slice, factors: Tensor) -> None:
+        """Divide some outputs' weights and biases; their integers stay the same, steps change."""
+        if len(self.integers):
+            self.integer_steps[rows] /= factors[:, None, None]
+        else:
+            self.weight[rows] /= factors[:, None]
+        if self.bias is not None:
+            self.bias[rows] /= factors
+
+    @torch.no_grad()
+    def absorb_smoothing(self) -> None:
+        """Make c part of the weights, once something before the layer divides by c."""
+        if not len(self.integers):  # those are of the smoothed weights already
+            self.weight *= self.smooth
+        self.smooth = torch.ones_like(self.smooth)
+        self.plan = replace(self.plan, smoothing=NONE)
 
     def product(self, x: Tensor, weight: Tensor) -> Tensor:
         """Apply weights [out, ...] to an input, with the layer's own bias and geometry."""

@@ -4,15 +4,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import cast
 
-import torch
 from torch import Tensor, nn
 
 from qvggt_ros.quantization.fold import all_blocks, value_rows
 from qvggt_ros.quantization.layers import QuantisedLayer
-from qvggt_ros.quantization.recipe import NONE
 from qvggt_ros.vggt import VGGT
 from qvggt_ros.vggt.layers import Block
 
@@ -40,21 +37,13 @@ def _fold_into_norm(norm: nn.LayerNorm, layer: nn.Module) -> None:
     if isinstance(layer, QuantisedLayer) and layer.plan.smoothing == 'norm':
         norm.weight.data /= layer.smooth
         norm.bias.data /= layer.smooth
-        _absorb(layer)
+        layer.absorb_smoothing()
 
 
 def _fold_into_value(block: Block) -> None:
     """Divide the rows that make V; each has a step of its own, so its integers stay the same."""
-    proj, qkv = cast(nn.Module, block.attn.proj), block.attn.qkv
+    proj, qkv = cast(nn.Module, block.attn.proj), cast(QuantisedLayer, block.attn.qkv)
     if isinstance(proj, QuantisedLayer) and proj.plan.smoothing == 'value':
         rows = value_rows(block.attn)
-        qkv.weight.data[rows] /= proj.smooth[:, None]
-        qkv.bias.data[rows] /= proj.smooth
-        _absorb(proj)
-
-
-def _absorb(layer: QuantisedLayer) -> None:
-    """Make c part of a layer's weights, once something before it divides by c."""
-    layer.weight.data *= layer.smooth
-    layer.smooth = torch.ones_like(layer.smooth)
-    layer.plan = replace(layer.plan, smoothing=NONE)
+        qkv.divide_rows(rows, proj.smooth)  # no precision quantises the one without the other
+        proj.absorb_smoothing()
