@@ -8,7 +8,6 @@ import json
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 from small_networks import SMALL, lively, small_bundle
 
@@ -32,6 +31,7 @@ def test_two_bundles_and_pytorch_are_compared(
     assert set(report['speedup']) == {
         'small/other', 'other/small', 'small/torch', 'torch/small', 'other/torch', 'torch/other',
     }  # fmt: skip
+    assert all(20 < run['peak_rss_mb'] < 4000 for run in report['runs'])
     assert report['host']['cores'] >= 1 and report['runs'][2]['weights_mb'] > 0
 
 
@@ -44,12 +44,28 @@ def test_ratios_are_medians_over_rounds_and_warm_up_does_not_count() -> None:
         drift = 10 if calls[name] > 3 else 1
         return dict.fromkeys(('encoder', 'window', 'depth'), seconds * drift)
 
-    slow = Contender('slow', 'e', 'fp32', lambda images: stages('slow', 0.3), 1.0)
-    fast = Contender('fast', 'e', 'w8a8', lambda images: stages('fast', 0.1), 1.0)
-    measure([slow, fast], np.zeros((2, 3, 4, 4), np.float32), rounds=4)
+    slow = Contender('slow', 'e', 'fp32', lambda: stages('slow', 0.3), 1.0)
+    fast = Contender('fast', 'e', 'w8a8', lambda: stages('fast', 0.1), 1.0)
+    measure([slow, fast], rounds=4)
     assert calls == {'slow': 6, 'fast': 6} and len(slow.seconds['total']) == 4
     report = report_of([slow, fast], 2, (4, 4))
     assert report['speedup'] == {'slow/fast': 3.0, 'fast/slow': 0.333}
+
+
+def test_a_network_with_random_weights_competes(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ['bench', str(small_bundle()), '--rounds', '1', '--json', '--torch', 'random']
+    assert main(words) == 0
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
+    parameters = sum(p.numel() for p in lively(SMALL).parameters())
+    assert report['runs'][1]['weights_mb'] == pytest.approx(4 * parameters / 1e6, abs=1e-3)
+
+
+def test_what_a_process_cannot_load_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(['bench', str(small_bundle()), '--torch', str(tmp_path / 'none.safetensors')]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and 'none.safetensors: no such checkpoint' in lines[0]
 
 
 @pytest.mark.parametrize('words', [['--rounds', '0'], ['--threads', '-1'], ['--frames', '-2']])

@@ -3,7 +3,8 @@
 """`qvggt bench`: latency of bundles and of PyTorch, measured in turn in one run.
 
 Every round runs every contender once on the same images, so that a ratio compares what happened
-within the same second; medians of ratios hold on machines whose speed drifts.
+within the same second; medians of ratios hold on machines whose speed drifts. Each contender has
+a process of its own, and so its own peak of memory.
 """
 
 from __future__ import annotations
@@ -13,28 +14,26 @@ import itertools
 import json
 import os
 import platform
-import resource
-import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from qvggt_ros.engine import Engine, open_bundle, read_manifest
+from qvggt_ros.engine import read_manifest
 from qvggt_ros.engine.manifest import Manifest
 from qvggt_ros.errors import UsageError
+from qvggt_ros.evaluation.bench_worker import Competitor, Job
 
 STAGES = ('encoder', 'window', 'depth')
 PERCENTILES = (50, 95, 99)
 WARM_UP_ROUNDS = 2
 
-# images [S, 3, H, W] in [0, 1] -> seconds of each stage
-Timed = Callable[[NDArray[np.float32]], dict[str, float]]
+Timed = Callable[[], dict[str, float]]  # runs one window -> seconds of each stage
 
 
 @dataclass
@@ -44,8 +43,9 @@ class Contender:
     Attributes:
         name, engine, precision: for the report.
         run: one window.
-        weights_mb: of its files.
+        weights_mb: of its files, or of PyTorch's parameters.
         seconds: of each stage, one number per round.
+        peak_mb: the most memory that it took.
 
     """
 
@@ -57,12 +57,19 @@ class Contender:
     seconds: dict[str, list[float]] = field(
         default_factory=lambda: {stage: [] for stage in (*STAGES, 'total')}
     )
+    peak_mb: float = 0.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument('bundles', type=Path, nargs='+', help='bundles to compare')
-    parser.add_argument('--torch', type=Path, help='a checkpoint to run in PyTorch float32 too')
+    parser.add_argument(
+        '--torch',
+        type=Path,
+        metavar='FILE',
+        help='a checkpoint to run in PyTorch float32 too; "random": the first bundle\'s network '
+        'with random weights',
+    )
     parser.add_argument('--frames', type=int, default=0, help="per window (the first bundle's)")
     parser.add_argument('--rounds', type=int, default=30, help='windows each (30)')
     parser.add_argument('--threads', type=int, default=0, help='CPU threads; 0: all')
@@ -80,24 +87,29 @@ def run(args: argparse.Namespace) -> int:
         if (manifest.image_height, manifest.image_width) != size:
             raise UsageError(f'{path}: has another image size than {args.bundles[0]}')
     frames = args.frames or first.window_frames
-    contenders = [_bundle(path, args.threads) for path in args.bundles]
-    if args.torch is not None:
-        contenders.append(_torch(args.torch, args.threads))
-    images = np.random.default_rng(0).random((frames, 3, *size), dtype=np.float32)
-    measure(contenders, images, args.rounds)
-    report = report_of(contenders, frames, size)
+    with ExitStack() as stack:
+        contenders = [
+            _contender(stack, args, path, manifest, frames)
+            for path, manifest in zip(args.bundles, manifests, strict=True)
+        ]
+        if args.torch is not None:
+            contenders.append(_contender(stack, args, args.torch, first, frames, torch=True))
+        measure([contender for contender, _ in contenders], args.rounds)
+        for contender, competitor in contenders:
+            contender.peak_mb = competitor.peak_mb()
+    report = report_of([contender for contender, _ in contenders], frames, size)
     Console(width=None if Console().is_terminal else 120).print(_table(report))
     if args.json:
         print(json.dumps(report))
     return 0
 
 
-def measure(contenders: list[Contender], images: NDArray[np.float32], rounds: int) -> None:
+def measure(contenders: list[Contender], rounds: int) -> None:
     """Run all contenders in turn; the first rounds are not counted."""
     total = WARM_UP_ROUNDS + rounds
     for index in track(range(total), 'timing', console=Console(stderr=True), transient=True):
         for contender in contenders:
-            seconds = contender.run(images)
+            seconds = contender.run()
             if index < WARM_UP_ROUNDS:
                 continue
             for stage in STAGES:
@@ -105,45 +117,34 @@ def measure(contenders: list[Contender], images: NDArray[np.float32], rounds: in
             contender.seconds['total'].append(sum(seconds.values()))
 
 
-def _bundle(path: Path, threads: int) -> Contender:
-    engine = open_bundle(path, threads=threads)
-    manifest = engine.manifest
-    return Contender(
-        path.name, 'onnxruntime', manifest.precision, _timed(engine), _graphs_mb(path, manifest)
+def _contender(
+    stack: ExitStack,
+    args: argparse.Namespace,
+    path: Path,
+    manifest: Manifest,
+    frames: int,
+    torch: bool = False,
+) -> tuple[Contender, Competitor]:
+    """Start a contender's process; the stack ends it."""
+    job = Job(
+        path=path,
+        torch=torch,
+        model_config=manifest.model_config,
+        frames=frames,
+        height=manifest.image_height,
+        width=manifest.image_width,
+        threads=args.threads,
     )
+    competitor = stack.enter_context(Competitor(job))
+    run = competitor.run_window
+    if torch:
+        return Contender('torch', 'torch', 'fp32', run, competitor.weights_mb), competitor
+    precision, size = manifest.precision, _graphs_mb(path, manifest)
+    return Contender(path.name, 'onnxruntime', precision, run, size), competitor
 
 
 def _graphs_mb(path: Path, manifest: Manifest) -> float:
     return sum((path / file).stat().st_size for file in manifest.graph_files) / 1e6
-
-
-def _torch(path: Path, threads: int) -> Contender:
-    """Let PyTorch compete, through the same interface."""
-    import torch
-
-    from qvggt_ros.evaluation.torch_engine import TorchEngine
-    from qvggt_ros.vggt import load_model
-
-    torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
-    model = load_model(path).float()
-    size = sum(p.numel() * p.element_size() for p in model.parameters()) / 1e6
-    return Contender('torch', 'torch', 'fp32', _timed(TorchEngine(model, 4)), size)
-
-
-def _timed(engine: Engine) -> Timed:
-    """Time the stages of an engine on one window, all of whose frames are new."""
-
-    def run_window(images: NDArray[np.float32]) -> dict[str, float]:
-        begin = time.perf_counter()
-        tokens = engine.encode(images)
-        encoded = time.perf_counter()
-        window = engine.window(tokens)
-        related = time.perf_counter()
-        engine.depth(window, range(len(images)))
-        end = time.perf_counter()
-        return {'encoder': encoded - begin, 'window': related - encoded, 'depth': end - related}
-
-    return run_window
 
 
 def report_of(
@@ -166,8 +167,7 @@ def report_of(
                 for stage, values in contender.seconds.items()
             },
             'weights_mb': round(contender.weights_mb, 3),
-            # Of the whole process: run one contender alone to know its own.
-            'peak_rss_mb': round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+            'peak_rss_mb': round(contender.peak_mb, 1),
         }
         for contender in contenders
     ]
@@ -207,7 +207,15 @@ def _table(report: dict[str, object]) -> Table:
     runs: list[dict[str, object]] = report['runs']  # type: ignore[assignment]
     first = runs[0]
     table = Table(title=f'{first["frames"]} frames of {first["width"]}x{first["height"]}: p50, ms')
-    for heading in ('contender', 'precision', *STAGES, 'total', 'p95', 'weights, MB'):
+    for heading in (
+        'contender',
+        'precision',
+        *STAGES,
+        'total',
+        'p95',
+        'weights, MB',
+        'memory, MB',
+    ):
         table.add_column(heading, justify='right' if heading not in ('contender',) else 'left')
     for run_ in runs:
         stages: dict[str, dict[str, float]] = run_['stages']  # type: ignore[assignment]
@@ -217,6 +225,7 @@ def _table(report: dict[str, object]) -> Table:
             *(f'{stages[stage]["p50_ms"]:.1f}' for stage in (*STAGES, 'total')),
             f'{stages["total"]["p95_ms"]:.1f}',
             f'{run_["weights_mb"]:.1f}',
+            f'{run_["peak_rss_mb"]:.0f}',
         )
     for pair, ratio in report['speedup'].items():  # type: ignore[attr-defined]
         table.add_row(f'{pair}: {ratio:.2f}')
