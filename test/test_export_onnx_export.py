@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +15,13 @@ import pytest
 import torch
 from small_networks import SMALL, SMALL_SIZE, lively
 
+from qvggt_ros.engine.manifest import TensorInfo
 from qvggt_ros.errors import UsageError
 from qvggt_ros.export import onnx_export
 from qvggt_ros.export.onnx_export import (
     OPSET,
     SPELLINGS,
+    GraphSpec,
     attend_pattern,
     attention_spelled,
     export_graph,
@@ -170,3 +174,56 @@ def test_the_networks_own_spelling_comes_back(model: VGGT) -> None:
 def test_an_unknown_spelling_is_refused(model: VGGT) -> None:
     with pytest.raises(UsageError, match='fused, pattern'), attention_spelled(model, 'flash'):
         pass
+
+
+class GlobalAttention(torch.nn.Module):
+    """Attention of VGGT-1B's sixteen heads over all tokens of a window: [s, T, D] -> [s, T, D]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = Attention(128, 16, eps=1e-5, qk_norm=False)  # narrow heads, as many scores
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        frames, count, width = tokens.shape
+        return self.attention(tokens.reshape(1, frames * count, width)).reshape(tokens.shape)
+
+
+PEAK = """
+import sys
+import numpy as np
+from pathlib import Path
+from qvggt_ros.engine.onnxruntime_engine import open_graph
+from qvggt_ros.evaluation.bench_worker import peak_memory_mb
+session = open_graph(Path(sys.argv[1]), 2)
+x = np.zeros((int(sys.argv[2]), int(sys.argv[3]), 128), np.float32)
+before = peak_memory_mb()
+session.run(None, {'tokens': x})
+print(peak_memory_mb() - before)
+"""
+
+
+def test_fused_attention_needs_no_memory_for_the_scores(tmp_path: Path) -> None:
+    """At 518x392 a frame has 1041 tokens; eight of them would have 4.4 GB of scores."""
+    tokens, scores_mb = 1041, 16 * 1041**2 * 4 / 2**20
+    model = GlobalAttention().eval()
+    shape = ('frames', tokens, 128)
+    spec = GraphSpec(
+        'attention',
+        model,
+        (torch.zeros(3, tokens, 128),),
+        (TensorInfo('tokens', 'float32', shape, 'feature'),),
+        (TensorInfo('related', 'float32', shape, 'feature'),),
+    )
+    peaks_mb = {}
+    for spelling, frames in (('fused', 8), ('fused', 2), ('pattern', 2)):
+        path = tmp_path / f'{spelling}.onnx'
+        export_graph(spec, path, spelling)
+        command = [sys.executable, '-c', PEAK, str(path), str(frames), str(tokens)]
+        shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        peaks_mb[spelling, frames] = float(shown)
+    print(
+        {f'{name}, {count} frames': f'{peak:.0f} MB' for (name, count), peak in peaks_mb.items()}
+    )
+    assert peaks_mb['pattern', 2] > 2**2 * scores_mb  # the measurement sees scores where there are
+    assert peaks_mb['fused', 2] < 0.3 * 2**2 * scores_mb
+    assert peaks_mb['fused', 8] < 0.05 * 8**2 * scores_mb
