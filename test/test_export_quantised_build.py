@@ -5,6 +5,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -100,3 +103,42 @@ def test_a_dry_run_prints_the_plan_and_makes_nothing(
     assert 'aggregator.global_blocks.3.mlp.fc2' in shown and 'static int8 offset' in shown
     assert 'MB in w8a8 (0.' in shown
     assert sorted(p.name for p in workplace.iterdir()) == ['model.safetensors']
+
+
+FULL_DISK = """
+import resource, sys
+from pathlib import Path
+from small_networks import SMALL, SMALL_SIZE
+from qvggt_ros.cli import main
+from qvggt_ros.export import build_command
+preset = build_command.ModelPreset(SMALL, SMALL_SIZE, Path('model.safetensors'))
+build_command.presets = lambda: {'demo': preset}
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), resource.RLIM_INFINITY))
+sys.exit(main(['build', *sys.argv[2:]]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('most_bytes', [200, 60_000])
+def test_a_disk_that_is_full_ends_in_one_line_and_the_next_build_goes_on(
+    workplace: Path, most_bytes: int
+) -> None:
+    """No file may grow beyond a limit: the system's refusal is the same as of a full disk."""
+    words = [*QUICK, '--precision', 'w8a8', '--out', 'small']
+    environment = {**os.environ, 'PYTHONPATH': str(Path(__file__).parent)}
+    done = subprocess.run(
+        [sys.executable, '-c', FULL_DISK, str(most_bytes), *words],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    lines = [line for line in done.stderr.splitlines() if 'qvggt build:' in line]
+    assert len(lines) == 1 and 'cannot be written' in lines[0]
+    assert 'Traceback' not in done.stderr
+    # Finished steps may stay, to go on from; no half of a bundle does.
+    left = {path.name for path in workplace.iterdir()}
+    assert left <= {'model.safetensors', '.small.calibration'}
+    assert build('--precision', 'w8a8', '--out', 'small') == 0
+    assert {path.name for path in workplace.iterdir()} == {'model.safetensors', 'small'}
