@@ -18,6 +18,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from qvggt_ros.errors import UsageError
+from qvggt_ros.reconstruction.align import ALIGN_BY, AlignmentConfig
 from qvggt_ros.reconstruction.preprocess import PREPROCESS_MODES
 from qvggt_ros.reconstruction.reconstructor import ReconstructionConfig
 from qvggt_ros.reconstruction.voxel_map import VoxelMapConfig
@@ -76,6 +77,11 @@ class NodeSettings:
     window_frames: int = _fixed(0, "Frames per window; 0 = the bundle's own.", (0, 64))
     stride: int = _fixed(0, 'New frames per window; 0 = half the window.', (0, 63))
     anchor_frames: int = _fixed(2, 'Shared frames that tie a window to the map.', (1, 16))
+    align_by: str = _fixed(
+        'poses',
+        'What of shared frames turns a window into the map: poses, or points of their depth.',
+        ALIGN_BY,
+    )
     preprocess_mode: str = _fixed(
         'crop',
         'crop: cut what the engine cannot take; pad: keep all, fill white.',
@@ -104,6 +110,7 @@ class NodeSettings:
             window_frames=self.window_frames,
             stride=self.stride,
             anchor_frames=self.anchor_frames,
+            alignment=AlignmentConfig(rigid_from=self.align_by),  # type: ignore[arg-type]
             preprocess_mode=self.preprocess_mode,  # type: ignore[arg-type]  # one of the words
             max_points=self.max_points,
             drop_confidence_share=self.drop_confidence_share,

@@ -34,6 +34,7 @@ from qvggt_ros.errors import ReconstructionError
 from qvggt_ros.reconstruction.geometry import Float64Array, Sim3
 
 FloatArray = NDArray[np.floating]
+ALIGN_BY = ('poses', 'points')
 
 
 @dataclass(frozen=True)
