@@ -181,7 +181,7 @@ class GlobalAttention(torch.nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.attention = Attention(128, 16, eps=1e-5, qk_norm=False)  # narrow heads, as many scores
+        self.attention = Attention(128, 16, eps=1e-5, qk_norm=False)  # narrow: as many scores
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         frames, count, width = tokens.shape

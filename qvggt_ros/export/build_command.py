@@ -18,6 +18,7 @@ from qvggt_ros.engine.manifest import Manifest, file_digest
 from qvggt_ros.errors import CheckpointError, UsageError
 from qvggt_ros.export.build_report import StepReport, print_plan, print_result
 from qvggt_ros.export.bundle import BundleSource, write_bundle
+from qvggt_ros.export.engine_command import add_engine_arguments, build_with_bar
 from qvggt_ros.export.golden import golden_arrays, noise_windows
 from qvggt_ros.export.onnx_export import SPELLINGS
 from qvggt_ros.export.quantised_build import (
@@ -26,6 +27,7 @@ from qvggt_ros.export.quantised_build import (
     check_exportable,
     quantised_network,
 )
+from qvggt_ros.export.tensorrt_build import LIBRARIES, load_library
 from qvggt_ros.quantization.nfds import NfdsConfig
 from qvggt_ros.quantization.recipe import METHODS, PRECISIONS
 from qvggt_ros.vggt import VGGT, VGGTConfig, load_model, read_config
@@ -104,6 +106,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default='fused',
         help="fused: ONNX Runtime's own operator; pattern: plain operators, for other runtimes",
     )
+    parser.add_argument(
+        '--engine',
+        choices=('onnxruntime', *sorted(LIBRARIES)),
+        default='onnxruntime',
+        help='compile the bundle for a GPU too, as qvggt build-engine does',
+    )
+    add_engine_arguments(parser)
     parser.add_argument('--out', required=True, type=Path, metavar='FOLDER', help='engines/NAME')
     parser.add_argument('--json', action='store_true', help='print one JSON object as last line')
 
@@ -120,6 +129,8 @@ def run(args: argparse.Namespace) -> int:
     if args.dry_run:
         print_plan(preset.config, args.precision, args.method)
         return 0
+    if args.engine != 'onnxruntime':
+        load_library(args.engine)  # refuse before the work, not after it
     started = time.monotonic()
     with StepReport(Console(stderr=True)) as report:
         report.begin('network and weights')
@@ -129,6 +140,8 @@ def run(args: argparse.Namespace) -> int:
             manifest = write_bundle(model, args.out, source, golden, args.attention, report.begin)
         else:
             manifest = _quantised_bundle(args, model, source, size, report)
+    if args.engine != 'onnxruntime':
+        build_with_bar(args, args.out)
     print_result(args, manifest, time.monotonic() - started)
     return 0
 

@@ -1,0 +1,90 @@
+# Copyright 2026 qvggt_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""`qvggt build-engine`: compile a bundle for one kind of GPU, with TensorRT or TensorRT-RTX."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from qvggt_ros.engine.built import Sidecar, engine_file
+from qvggt_ros.engine.manifest import read_manifest
+from qvggt_ros.export.tensorrt_build import LIBRARIES, EngineBuild, build_engines
+from qvggt_ros.export.tensorrt_graph import ATTENTIONS
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument('bundle', type=Path, help='folder of the bundle')
+    parser.add_argument('--engine', choices=sorted(LIBRARIES), default='tensorrt')
+    add_engine_arguments(parser)
+    parser.add_argument('--json', action='store_true', help='one JSON object as the last line')
+
+
+def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what `qvggt build --engine` has too."""
+    parser.add_argument(
+        '--target',
+        metavar='SM',
+        help='compute capability of another GPU, e.g. sm_86 (tensorrt_rtx only); '
+        "this machine's if not given",
+    )
+    parser.add_argument(
+        '--type',
+        choices=('float16', 'bfloat16'),
+        default='float16',
+        help='of products and attention; norms and the residual stream are float32 (float16)',
+    )
+    parser.add_argument(
+        '--engine-attention',
+        choices=ATTENTIONS,
+        help='operator or pattern; what the library fuses if not given',
+    )
+    parser.add_argument('--workspace-mb', type=int, help="the builder's memory for trying kernels")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Build and report."""
+    folder, sidecar = build_with_bar(args, args.bundle)
+    if args.json:
+        print(json.dumps({'folder': str(folder), **asdict(sidecar)}))
+    return 0
+
+
+def build_with_bar(args: argparse.Namespace, bundle: Path) -> tuple[Path, Sidecar]:
+    """Build a bundle's engines, with a bar for each graph, and print what came out."""
+    manifest = read_manifest(bundle)
+    build = EngineBuild(
+        args.engine, args.target, args.type, args.engine_attention, args.workspace_mb
+    )
+    columns = (TextColumn('{task.description}'), BarColumn(bar_width=20), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        tasks: dict[str, int] = {}
+
+        def progress(graph: str, phase: str, done: int, total: int) -> bool:
+            if graph not in tasks:
+                tasks[graph] = bar.add_task(graph)
+            shown = f'{graph} graph: {phase[:40]}'
+            bar.update(tasks[graph], completed=done, total=max(total, 1), description=shown)  # type: ignore[arg-type]
+            return True
+
+        folder, sidecar = build_engines(bundle, manifest, build, progress)
+    _print(folder, sidecar)
+    return folder, sidecar
+
+
+def _print(folder: Path, sidecar: Sidecar) -> None:
+    table = Table(title=sidecar.key.name)
+    for heading in ('graph', 'engine, MB', 'built in, s'):
+        table.add_column(heading, justify='left' if heading == 'graph' else 'right')
+    for name, built in sidecar.graphs.items():
+        megabytes = (folder / engine_file(name)).stat().st_size / 1e6
+        table.add_row(name, f'{megabytes:.1f}', f'{built.seconds:.1f}')
+    Console(width=None if Console().is_terminal else 120).print(table)
+    print(f'{folder}: compiled; no engine is trusted before it has run the golden windows')
