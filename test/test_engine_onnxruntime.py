@@ -4,15 +4,18 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from small_networks import SMALL, SMALL_SIZE, lively, small_bundle
 
-from qvggt_ros.engine import Engine, open_bundle
+from qvggt_ros.engine import Engine, open_bundle, read_manifest
+from qvggt_ros.engine.onnxruntime_engine import OnnxRuntimeEngine, open_graph
 from qvggt_ros.errors import EngineError
 from qvggt_ros.vggt import VGGT
 
@@ -102,6 +105,42 @@ def test_not_a_number_passes_through_without_a_crash(engine: Engine) -> None:
     images = images_of(1)
     images[0, 0, 0, 0] = np.nan
     assert np.isnan(engine.window(engine.encode(images)).pose_enc).any()
+
+
+class ShortSession:
+    """A graph that returns fewer numbers than it says."""
+
+    def run(self, names: None, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+        return [np.zeros((len(feeds['tokens']), 8), np.float32), *4 * [np.zeros(0, np.float32)]]
+
+
+def test_outputs_of_another_shape_than_the_manifests_are_refused() -> None:
+    engine = OnnxRuntimeEngine(small_bundle(), read_manifest(small_bundle()), threads=1)
+    tokens = engine.encode(images_of(2))
+    engine._sessions['window'] = ShortSession()
+    with pytest.raises(EngineError, match=r'pose_enc is \[2, 8\] for 2 frames, must be \[2, 9\]'):
+        engine.window(tokens)
+
+
+@pytest.mark.parametrize('name', [b'images', b'tokens', b'frames'])
+def test_names_that_are_no_text_are_refused(tmp_path: Path, name: bytes) -> None:
+    folder = Path(shutil.copytree(small_bundle(), tmp_path / 'bundle'))
+    path = folder / 'encoder.onnx'
+    path.write_bytes(path.read_bytes().replace(name, b'\xff' + name[1:]))
+    with pytest.raises(EngineError, match=r'encoder\.onnx: a name of .* is no text'):
+        OnnxRuntimeEngine(folder, read_manifest(folder, verify_files=False))
+
+
+def test_a_refused_graph_leaves_nothing_on_the_screen(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    # Bytes that are no text in a name: the runtime's own wrapper prints before it gives up.
+    content = (small_bundle() / 'encoder.onnx').read_bytes()
+    for old, new in ((b'Gelu', b'G\xfflu'), (b'LayerNormalization', b'LayerNormalizatiox')):
+        (tmp_path / 'encoder.onnx').write_bytes(content.replace(old, new))
+        with pytest.raises(EngineError, match=r'encoder\.onnx'):
+            open_graph(tmp_path / 'encoder.onnx')
+    assert capfd.readouterr() == ('', '')
 
 
 def test_unknown_engines_and_thread_counts_are_refused() -> None:

@@ -85,7 +85,7 @@ def test_a_graph_that_cannot_run_leaves_nothing_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     break_graph(monkeypatch, 'encoder')
-    with pytest.raises(EngineError, match=r'encoder\.onnx'):
+    with pytest.raises(BundleError, match=r'encoder\.onnx'):
         write_bundle(lively(SMALL), tmp_path / 'new', SOURCE, WINDOWS)
     assert names(tmp_path) == []
 

@@ -13,10 +13,12 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from qvggt_ros.engine.interface import Float32Array, WindowOutput, check_frames
-from qvggt_ros.engine.manifest import GRAPHS, GraphInfo, Manifest, bundle_path
-from qvggt_ros.errors import EngineError
+from qvggt_ros.engine.manifest import GRAPHS, GraphInfo, Manifest, TensorInfo, bundle_path
+from qvggt_ros.engine.onnx_file import check_graph_file
+from qvggt_ros.errors import EngineError, first_line
 
 Tokens = NDArray[np.float32]
+_ORT_FLOAT32 = 'tensor(float)'
 
 
 class OnnxRuntimeEngine:
@@ -31,18 +33,23 @@ class OnnxRuntimeEngine:
             threads: CPU threads of one graph; 0 leaves the number to ONNX Runtime.
 
         Raises:
+            BundleError: a graph reads other files or runs other code than a bundle's.
             EngineError: a graph cannot be loaded or is not the one that the manifest describes.
 
         """
         if threads < 0:
             raise EngineError(f'threads={threads}: must be 0 (automatic) or more')
         self.manifest = manifest
+        for graph in manifest.graphs.values():
+            check_graph_file(folder, graph)
         self._sessions = {
             name: open_graph(bundle_path(folder, manifest.graphs[name].file), threads)
             for name in GRAPHS
         }
+        large = any(graph.data_file is not None for graph in manifest.graphs.values())
+        self._run_options = _giving_back_memory() if large else None
         for name, session in self._sessions.items():
-            _check_tensors(folder, manifest.graphs[name], session)
+            _check_tensors(folder / manifest.graphs[name].file, manifest.graphs[name], session)
 
     def encode(self, images: Float32Array) -> list[Tokens]:
         """Encode frames: [n, 3, H, W] float32 -> n handles."""
@@ -75,9 +82,18 @@ class OnnxRuntimeEngine:
 
     def _run(self, graph: str, feeds: dict[str, Float32Array]) -> list[Any]:
         try:
-            return self._sessions[graph].run(None, feeds)
+            found: list[Any] = self._sessions[graph].run(None, feeds, self._run_options)
         except Exception as error:  # the runtime's own classes share no public root
-            raise EngineError(f'{graph} graph failed: {_first_line(error)}') from error
+            raise EngineError(f'{graph} graph failed: {first_line(error)}') from error
+        # What a graph says about its outputs binds no runtime.
+        frames = len(next(iter(feeds.values())))
+        for info, array in zip(self.manifest.graphs[graph].outputs, found, strict=True):
+            if array.shape != (frames, *info.shape[1:]):
+                raise EngineError(
+                    f'{graph} graph failed: {info.name} is {list(array.shape)} for {frames} '
+                    f'frames, must be [{frames}, {", ".join(map(str, info.shape[1:]))}]'
+                )
+        return found
 
 
 def open_graph(path: Path, threads: int = 0) -> onnxruntime.InferenceSession:
@@ -86,7 +102,7 @@ def open_graph(path: Path, threads: int = 0) -> onnxruntime.InferenceSession:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what is wrong comes as an exception, not as lines on stderr
     # Threads sleep while they wait: the robot's other work needs the cores, and on a busy machine
     # active waiting doubled the latency.
     options.add_session_config_entry('session.intra_op.allow_spinning', '0')
@@ -94,28 +110,61 @@ def open_graph(path: Path, threads: int = 0) -> onnxruntime.InferenceSession:
     # would be rounded to 8 bits.
     options.add_session_config_entry('session.qdq_matmulnbits_accuracy_level', '1')
     try:
+        # By default it tries again with the same provider, and says so in three lines on stdout.
         return onnxruntime.InferenceSession(
-            str(path), sess_options=options, providers=['CPUExecutionProvider']
+            str(path),
+            sess_options=options,
+            providers=['CPUExecutionProvider'],
+            enable_fallback=0,
         )
     except Exception as error:  # the runtime's own classes share no public root
         raise EngineError(
-            f'{path}: ONNX Runtime {onnxruntime.__version__} cannot load it: {_first_line(error)}'
+            f'{path}: ONNX Runtime {onnxruntime.__version__} cannot load it: {first_line(error)}'
         ) from error
 
 
-def _check_tensors(folder: Path, info: GraphInfo, session: onnxruntime.InferenceSession) -> None:
+def _giving_back_memory() -> onnxruntime.RunOptions:
+    """Let a graph give back what it worked in, for the next one: a third of VGGT-1B's memory."""
+    options = onnxruntime.RunOptions()
+    options.add_run_config_entry('memory.enable_memory_arena_shrinkage', 'cpu:0')
+    return options
+
+
+def _check_tensors(path: Path, info: GraphInfo, session: onnxruntime.InferenceSession) -> None:
     """Refuse a graph whose tensors are not the manifest's."""
-    for kind, listed, found in (
-        ('inputs', info.inputs, session.get_inputs()),
-        ('outputs', info.outputs, session.get_outputs()),
-    ):
+    try:
+        tensors = {
+            kind: [(tensor.name, tensor.type, tensor.shape) for tensor in found]
+            for kind, found in (
+                ('inputs', session.get_inputs()),
+                ('outputs', session.get_outputs()),
+            )
+        }
+    except UnicodeDecodeError as error:
+        raise EngineError(f'{path}: a name of its inputs or outputs is no text') from error
+    for kind, listed in (('inputs', info.inputs), ('outputs', info.outputs)):
         wanted = [tensor.name for tensor in listed]
-        names = [tensor.name for tensor in found]
+        names = [name for name, _, _ in tensors[kind]]
         if names != wanted:
             raise EngineError(
-                f'{folder / info.file}: {kind} are {", ".join(names)}; the manifest says '
+                f'{path}: {kind} are {", ".join(names)!r:.200}; the manifest says '
                 f'{", ".join(wanted)}'
             )
+        for tensor, (_, dtype, shape) in zip(listed, tensors[kind], strict=True):
+            _check_tensor(path, tensor, dtype, shape)
+
+
+def _check_tensor(path: Path, info: TensorInfo, dtype: str, shape: list[int | str | None]) -> None:
+    """Refuse a tensor of another type or of other fixed sizes than the manifest's."""
+    fits = dtype == _ORT_FLOAT32 and len(shape) == len(info.shape)
+    if fits:
+        sizes = zip(info.shape, shape, strict=True)
+        fits = all(size in (wanted, None) or isinstance(size, str) for wanted, size in sizes)
+    if not fits:
+        raise EngineError(
+            f'{path}: {info.name} is {dtype!r:.80} {shape!r:.80}; the manifest says '
+            f'{info.dtype} {list(info.shape)}'
+        )
 
 
 def _check_array(name: str, array: Float32Array, frame_shape: tuple[int, ...]) -> None:
@@ -128,8 +177,3 @@ def _check_array(name: str, array: Float32Array, frame_shape: tuple[int, ...]) -
             f'{name}: shape {list(array.shape)} is not [n, '
             f'{", ".join(map(str, frame_shape))}] with n >= 1'
         )
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:300] if lines else type(error).__name__

@@ -8,44 +8,25 @@ that out before it drives.
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from qvggt_ros.engine.golden_file import GoldenArrays, read_golden
 from qvggt_ros.engine.interface import Engine, Float32Array
-from qvggt_ros.engine.manifest import GOLDEN_OUTPUTS, Manifest, bundle_path
-from qvggt_ros.errors import BundleError, EngineError
+from qvggt_ros.engine.manifest import GOLDEN_OUTPUTS, MEAN_SUFFIX, Manifest
+from qvggt_ros.errors import EngineError
 
-GoldenArrays = dict[str, NDArray[np.generic]]
+__all__ = ['GoldenArrays', 'golden_errors', 'read_golden', 'self_check', 'to_network_input']
 
-
-def read_golden(folder: Path, manifest: Manifest) -> GoldenArrays:
-    """Return the golden windows' `images` and outputs; BundleError if they do not fit."""
-    path = bundle_path(folder, manifest.golden.file)
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in ('images', *GOLDEN_OUTPUTS)}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise BundleError(f'{path}: no golden windows in it: {error}') from error
-    size = (manifest.image_height, manifest.image_width)
-    windows = arrays['images'].shape[:2]
-    shapes = {
-        'images': ('uint8', (*windows, *size, 3)),
-        'pose_enc': ('float32', (*windows, 9)),
-        'depth': ('float32', (*windows, *size)),
-        'depth_conf': ('float32', (*windows, *size)),
-    }
-    for name, (dtype, shape) in shapes.items():
-        array = arrays[name]
-        if array.dtype != dtype or array.shape != shape or not array.size:
-            raise BundleError(
-                f'{path}: {name} is {array.dtype} {list(array.shape)}, not {dtype} {list(shape)}'
-            )
-        if not np.isfinite(array.astype(np.float32)).all():
-            raise BundleError(f'{path}: {name} is not finite; build the bundle again')
-    return arrays
+# Where an output goes wrong. Outputs are compared in this order: if the pose is right, the graphs
+# before the depth graph were right too, as far as the pose can tell.
+ORIGINS = {
+    'pose_enc': 'encoder or window graph',
+    'depth': 'depth graph, or one before it',
+    'depth_conf': 'depth graph, or one before it',
+}
 
 
 def to_network_input(images: NDArray[np.generic]) -> Float32Array:
@@ -55,45 +36,76 @@ def to_network_input(images: NDArray[np.generic]) -> Float32Array:
 
 
 def golden_errors(engine: Engine, golden: GoldenArrays) -> dict[str, float]:
-    """Return max |difference| / max |reference| of each output over all golden windows.
+    """Return the `GOLDEN_FIGURES` of an engine over all golden windows.
 
     Raises:
-        EngineError: an output is not finite, with its name and window.
+        EngineError: an output is not finite or of another shape, with its graph and window.
 
     """
-    difference = dict.fromkeys(GOLDEN_OUTPUTS, 0.0)
+    largest = dict.fromkeys(GOLDEN_OUTPUTS, 0.0)
+    total = dict.fromkeys(GOLDEN_OUTPUTS, 0.0)
     for index, images in enumerate(golden['images']):
         window = engine.window(engine.encode(to_network_input(images)))
         depth, depth_conf = engine.depth(window, range(len(images)))
         found = {'pose_enc': window.pose_enc, 'depth': depth, 'depth_conf': depth_conf}
         for name, value in found.items():
-            if not np.isfinite(value).all():
-                raise EngineError(
-                    f'self-check: {name} of golden window {index} is not finite; this engine '
-                    'cannot be used here'
-                )
-            error = np.abs(value - golden[name][index].astype(np.float32)).max()
-            difference[name] = max(difference[name], float(error))
-    # A bundle whose reference is all zero is compared absolutely.
-    scale = {name: float(np.abs(golden[name]).max()) or 1.0 for name in GOLDEN_OUTPUTS}
-    return {name: difference[name] / scale[name] for name in GOLDEN_OUTPUTS}
+            error = _differences(name, index, value, golden[name][index])
+            largest[name] = max(largest[name], float(error.max()))
+            total[name] += float(error.sum())
+    errors = {}
+    for name in GOLDEN_OUTPUTS:
+        reference = np.abs(golden[name].astype(np.float64))
+        # A bundle whose reference is all zero is compared absolutely.
+        errors[name] = largest[name] / (float(reference.max()) or 1.0)
+        errors[name + MEAN_SUFFIX] = total[name] / (float(reference.sum()) or reference.size)
+    return errors
+
+
+def _differences(
+    name: str, window: int, found: Float32Array, reference: NDArray[np.generic]
+) -> NDArray[np.float64]:
+    """Return |difference| of each number of an output."""
+    place = f'{ORIGINS[name]}: {name} of golden window {window}'
+    if found.shape != reference.shape:
+        raise EngineError(f'{place} is {list(found.shape)}, must be {list(reference.shape)}')
+    if not np.isfinite(found).all():
+        raise EngineError(f'{place} is not finite; this engine cannot be used here')
+    difference: NDArray[np.float64] = np.abs(
+        found.astype(np.float64) - reference.astype(np.float64)
+    )
+    return difference
 
 
 def self_check(engine: Engine, folder: Path, engine_label: str) -> dict[str, float]:
     """Run the golden windows; return the measured errors.
 
     Raises:
-        EngineError: one line that says which output differs, by how much, and what to try.
+        EngineError: one line that says which graph and output differs, by how much, and what to
+            try.
 
     """
     manifest = engine.manifest
-    errors = golden_errors(engine, read_golden(folder, manifest))
-    for name, error in errors.items():
-        allowed = manifest.golden.tolerances[name]
+    golden = read_golden(folder, manifest)
+    label = f'{folder}: self-check of {engine_label}'
+    try:
+        errors = golden_errors(engine, golden)
+    except EngineError as error:
+        raise EngineError(f'{label}: {error}') from error
+    for name in GOLDEN_OUTPUTS:
+        _check_output(name, errors, manifest, label)
+    return errors
+
+
+def _check_output(name: str, errors: dict[str, float], manifest: Manifest, label: str) -> None:
+    """Refuse an output one of whose figures is above its tolerance."""
+    for figure, measure in (
+        (name, 'its maximum'),
+        (name + MEAN_SUFFIX, 'its mean, on average'),
+    ):
+        error, allowed = errors[figure], manifest.golden.tolerances[figure]
         if not error <= allowed:
             raise EngineError(
-                f'{folder}: self-check of {engine_label}: {name} differs from the reference by '
-                f'{error:.2g} of its maximum, allowed is {allowed:.2g}; build the bundle again or '
-                'use another version of the engine'
+                f'{label}: {ORIGINS[name]}: {name} differs from the reference by {error:.2g} of '
+                f'{measure}, allowed is {allowed:.2g}; build the bundle again or use another '
+                'version of the engine'
             )
-    return errors

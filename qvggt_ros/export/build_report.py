@@ -23,7 +23,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from qvggt_ros.engine.manifest import Manifest
+from qvggt_ros.engine.manifest import GOLDEN_OUTPUTS, Manifest
 from qvggt_ros.quantization.nfds import CalibrationSet
 from qvggt_ros.quantization.recipe import NONE, LayerPlan, plan_layers
 from qvggt_ros.vggt import VGGT, VGGTConfig
@@ -185,6 +185,7 @@ def print_losses(manifest: Manifest) -> None:
     ordered = sorted(manifest.layers, key=lambda layer: -layer.relative_error)
     for layer in ordered[:WORST_LAYERS]:
         table.add_row(layer.name, f'{layer.relative_error**0.5:.2%}')
-    for name, error in manifest.golden.errors.items():
+    for name in GOLDEN_OUTPUTS:
+        error = manifest.golden.errors[name]
         table.add_row(f'answer: {name} (largest error over largest value)', f'{error:.2%}')
     Console(width=None if sys.stdout.isatty() else 120).print(table)

@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 
 from qvggt_ros.engine import open_bundle
 from qvggt_ros.engine.manifest import (
-    GOLDEN_OUTPUTS,
+    GOLDEN_FIGURES,
     MANIFEST_FILE,
+    MEAN_SUFFIX,
     SCHEMA_VERSION,
     CalibrationInfo,
     GoldenInfo,
@@ -40,15 +41,21 @@ from qvggt_ros.vggt.model import VGGT
 GOLDEN_FILE = 'golden.npz'
 # A trained model's weights may live in the bundle's folder; they outlive a new build.
 KEPT_FILES = ('model.safetensors', 'MODEL_CARD.md', 'training.png')
-# Largest allowed max |difference| / max |reference| of an engine; another CPU's kernels add up
-# in another order, wrong ones are off by far more.
-FLOAT_TOLERANCES = {'pose_enc': 1e-3, 'depth': 1e-3, 'depth_conf': 1e-3}
+# Largest allowed errors of an engine, by golden figure; another CPU's kernels add up in another
+# order, wrong ones are off by far more.
+FLOAT_TOLERANCES = {
+    figure: 5e-4 if figure.endswith(MEAN_SUFFIX) else 1e-3 for figure in GOLDEN_FIGURES
+}
 RECORDED_TOOLS = ('torch', 'onnx', 'onnxruntime', 'onnxscript', 'numpy')
 
 # A quantised engine rounds a number that lies on an edge to the other side now and then, and every
 # such step moves others: on another machine the error against the float network is another one,
-# of the same size.
-QUANTISED_MARGIN = 3.0
+# of the same size. Noise of 1e-6 on the demo's images makes the largest error up to 2.2 times, the
+# mean over the few numbers of the poses up to 1.7 times, over those of the depths 1.2 times.
+QUANTISED_MARGINS = dict.fromkeys(GOLDEN_FIGURES, 3.0) | {
+    'depth_mean': 2.0,
+    'depth_conf_mean': 2.0,
+}
 
 Progress = Callable[[str], None]
 
@@ -186,7 +193,7 @@ def _write_golden(work: Path, arrays: dict[str, NDArray[np.generic]]) -> GoldenI
         file=path.name,
         sha256=file_digest(path),
         tolerances=dict(FLOAT_TOLERANCES),
-        errors=dict.fromkeys(GOLDEN_OUTPUTS, 0.0),
+        errors=dict.fromkeys(GOLDEN_FIGURES, 0.0),
     )
 
 
@@ -200,8 +207,8 @@ def _proven(work: Path, manifest: Manifest) -> Manifest:
     else:
         errors = golden_errors(engine, read_golden(work, manifest))
         tolerances = {
-            name: FLOAT_TOLERANCES[name] + QUANTISED_MARGIN * error
-            for name, error in errors.items()
+            figure: FLOAT_TOLERANCES[figure] + QUANTISED_MARGINS[figure] * error
+            for figure, error in errors.items()
         }
     golden = dataclasses.replace(manifest.golden, errors=errors, tolerances=tolerances)
     manifest = dataclasses.replace(manifest, golden=golden)

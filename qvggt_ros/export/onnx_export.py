@@ -34,8 +34,9 @@ from qvggt_ros.vggt.layers import Attend, Attention
 from qvggt_ros.vggt.model import VGGT
 
 OPSET = 21
-# A protobuf file ends at 2 GiB; graphs with more weights than this keep them in a file beside.
-EXTERNAL_DATA_BYTES = 1_900_000_000
+# Graphs with more weights than this keep them in a file beside: runtimes map it instead of copying
+# what they have parsed (VGGT-1B's window graph takes 0.5 GB less). A protobuf file ends at 2 GiB.
+EXTERNAL_DATA_BYTES = 100_000_000
 # Frames while tracing: not 1, which would be taken for a constant.
 TRACED_FRAMES = 3
 # Numbers from which a position table is worth storing by rows and columns.

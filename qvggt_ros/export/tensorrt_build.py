@@ -31,7 +31,8 @@ from qvggt_ros.engine.built import (
     write_sidecar,
 )
 from qvggt_ros.engine.manifest import GRAPHS, Manifest, bundle_path
-from qvggt_ros.errors import EngineError, UsageError
+from qvggt_ros.engine.onnx_file import check_graph_file
+from qvggt_ros.errors import EngineError, UsageError, first_line
 from qvggt_ros.export.tensorrt_graph import GraphTypes, rewrite_graph
 
 # Module and what to install where it is missing.
@@ -200,6 +201,7 @@ def _build_graph(
     progress(name, 'rewriting the graph', 0, 1)
     rewritten = work / f'{name}.onnx'
     types = GraphTypes(key.product_type, key.attention)
+    check_graph_file(Path(bundle), info)
     rewrite_graph(bundle_path(Path(bundle), info.file), rewritten, types)
     label = f'{build.engine} {key.engine_version}: {name} graph of {bundle}'
     engine = _compile(library, rewritten, key, build, label, progress, name)
@@ -302,5 +304,4 @@ def _monitor(library: Any, progress: Callable[[str, int, int], bool]) -> Any:
 
 def _line(text: str) -> str:
     """Return a message's first line, without the library's code positions."""
-    lines = [line.strip() for line in str(text).splitlines() if line.strip()]
-    return lines[0][:300] if lines else 'no reason was given'
+    return first_line(EngineError(text))
