@@ -17,6 +17,10 @@ DESCRIPTION = 'Windowed multi-frame 3D reconstruction with VGGT engines, without
 # name -> (module with `add_arguments(parser)` and `run(args) -> int`, one line of help)
 COMMANDS = {
     'build': ('qvggt_ros.export.build_command', 'make a bundle from a checkpoint'),
+    'build-engine': (
+        'qvggt_ros.export.engine_command',
+        'compile a bundle for a GPU, with TensorRT or TensorRT-RTX',
+    ),
     'eval': (
         'qvggt_ros.evaluation.eval_command',
         'pose and depth accuracy of a bundle or checkpoint',
@@ -24,6 +28,10 @@ COMMANDS = {
     'bench': (
         'qvggt_ros.evaluation.bench_command',
         'latency of bundles and PyTorch, in turn in one run',
+    ),
+    'plan': (
+        'qvggt_ros.evaluation.plan_command',
+        'predicted latency and memory on a named device',
     ),
     'block-speed': (
         'qvggt_ros.evaluation.block_speed',

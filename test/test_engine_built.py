@@ -17,23 +17,35 @@ from small_networks import small_bundle
 
 from qvggt_ros.engine.built import (
     BUILT_FOLDER,
+    engine_file,
+    find_key,
+    fused_attention,
+    manifest_digest,
+    read_built,
+    this_machine,
+)
+from qvggt_ros.engine.manifest import (
+    GOLDEN_FIGURES,
+    GRAPHS,
+    Manifest,
+    content_digest,
+    read_manifest,
+)
+from qvggt_ros.engine.sidecar import (
     SIDECAR_FILE,
     BuiltGraph,
     EngineKey,
     Sidecar,
-    engine_file,
-    manifest_digest,
-    read_built,
     read_sidecar,
-    this_machine,
     write_sidecar,
 )
-from qvggt_ros.engine.manifest import GRAPHS, Manifest, content_digest, read_manifest
 from qvggt_ros.errors import EngineError
 
 KEY = EngineKey(
     'tensorrt', '10.7.0', 'sm_87', this_machine(), 'w8a8', 'float16', 'pattern', 3, 35, 28
 )
+BUILT_AT = '2026-01-31T23:59:59Z'
+CHECKED = dict.fromkeys(GOLDEN_FIGURES, 0.001)
 
 
 @pytest.fixture
@@ -54,21 +66,53 @@ def put_engines(bundle: Path, key: EngineKey) -> None:
         (folder / engine_file(name)).write_bytes(content)
         digest = hashlib.sha256(content).hexdigest()
         graphs[name] = BuiltGraph(digest, manifest.graphs[name].sha256, 1.5)
-    write_sidecar(folder, Sidecar(key, manifest_digest(manifest), graphs))
+    write_sidecar(folder, Sidecar(key, manifest_digest(manifest), graphs, BUILT_AT, dict(CHECKED)))
+
+
+def engines_of(bundle: Path, key: EngineKey, manifest: Manifest | None = None) -> dict[str, bytes]:
+    _, engines = read_built(bundle, manifest or read_manifest(bundle), key)
+    return dict(engines)
 
 
 def refusal(bundle: Path, key: EngineKey = KEY, manifest: Manifest | None = None) -> str:
     with pytest.raises(EngineError) as caught:
-        read_built(bundle, manifest or read_manifest(bundle), key)
+        engines_of(bundle, key, manifest)
     text = str(caught.value)
     assert '\n' not in text and f'qvggt build-engine {bundle} --engine tensorrt' in text
     return text
 
 
 def test_engines_come_back_as_they_were_built(bundle: Path) -> None:
-    engines = read_built(bundle, read_manifest(bundle), KEY)
+    engines = engines_of(bundle, KEY)
     assert engines == {name: f'engine of {name}'.encode() for name in GRAPHS}
-    assert read_sidecar(bundle / BUILT_FOLDER / KEY.name).key == KEY
+    sidecar = read_sidecar(bundle / BUILT_FOLDER / KEY.name)
+    assert sidecar.key == KEY and sidecar.self_check == CHECKED and sidecar.built_at == BUILT_AT
+
+
+def test_an_engine_is_read_when_it_is_its_turn(bundle: Path) -> None:
+    """One at a time: together they may be larger than what a robot's memory has left."""
+    _, engines = read_built(bundle, read_manifest(bundle), KEY)
+    assert next(engines)[0] == 'encoder'
+    (bundle / BUILT_FOLDER / KEY.name / engine_file('window')).write_bytes(b'other')
+    with pytest.raises(EngineError, match=r'window\.engine: damaged'):
+        next(engines)
+
+
+def test_the_key_is_found_whatever_half_type_was_built(bundle: Path) -> None:
+    wanted = replace(KEY, product_type='bfloat16', attention='operator')
+    assert find_key(bundle, wanted) == KEY
+    with pytest.raises(EngineError, match='no engines for this machine, .*sm_86') as caught:
+        find_key(bundle, replace(wanted, target='sm_86'))
+    assert KEY.name in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ('version', 'spelling'),
+    [('10.3.0.30', 'pattern'), ('10.13', 'pattern'), ('10.14.1', 'operator'), ('11', 'operator')],
+)
+def test_a_version_without_the_operator_gets_the_pattern(version: str, spelling: str) -> None:
+    assert fused_attention('tensorrt', version) == spelling
+    assert fused_attention('tensorrt_rtx', '1.7.1.116') == 'operator'
 
 
 @pytest.mark.parametrize(
@@ -121,7 +165,7 @@ def test_every_changed_byte_of_a_sidecar_is_noticed(bundle: Path) -> None:
     for place in range(len(sound)):
         path.write_bytes(sound[:place] + bytes([sound[place] ^ 0x20]) + sound[place + 1 :])
         try:
-            read_built(bundle, manifest, KEY)
+            engines_of(bundle, KEY, manifest)
         except EngineError as error:
             assert '\n' not in str(error)
         else:
@@ -142,7 +186,7 @@ def edit(*path: str, value: Any) -> Callable[[dict[str, Any]], None]:
 @pytest.mark.parametrize(
     ('change', 'words'),
     [
-        (edit('version', value=2), 'another version'),
+        (edit('version', value=1), 'another version'),
         (edit('key', 'frames', value='3'), 'key.frames'),
         (edit('key', 'frames', value=True), 'key.frames'),
         (edit('key', 'target', value='../../sm_87'), 'key.target'),
@@ -154,6 +198,11 @@ def edit(*path: str, value: Any) -> Callable[[dict[str, Any]], None]:
         (edit('graphs', 'depth', 'source_sha256', value='0' * 64), 'another depth graph'),
         (edit('bundle_sha256', value='0' * 64), 'engines of another bundle'),
         (edit('bundle_sha256', value=7), 'bundle_sha256'),
+        (edit('built_at', value='yesterday'), 'built_at'),
+        (edit('self_check', value={}), 'exactly'),
+        (edit('self_check', 'depth', value=None), 'self_check.depth'),
+        (edit('self_check', 'depth', value=True), 'self_check.depth'),
+        (edit('self_check', 'depth', value=float('nan')), 'self_check.depth'),
     ],
 )
 def test_a_forged_sidecar_is_refused(
@@ -179,4 +228,9 @@ def test_a_link_out_of_the_bundle_is_refused(bundle: Path, tmp_path: Path) -> No
     folder.rename(tmp_path / 'elsewhere')
     folder.symlink_to(tmp_path / 'elsewhere')
     with pytest.raises(EngineError, match='lies outside the bundle'):
-        read_built(bundle, read_manifest(bundle), KEY)
+        engines_of(bundle, KEY)
+    folder.unlink()
+    shutil.copytree(tmp_path / 'elsewhere', folder)
+    (folder / SIDECAR_FILE).unlink()
+    (folder / SIDECAR_FILE).symlink_to(tmp_path / 'elsewhere' / SIDECAR_FILE)
+    assert 'is a link' in refusal(bundle)

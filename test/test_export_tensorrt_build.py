@@ -7,17 +7,26 @@ from __future__ import annotations
 import importlib
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
+import onnx
 import pytest
+from fake_gpu import FakeCuda, FakeTensorRT
 from small_networks import small_bundle
 
 from qvggt_ros.cli import main
+from qvggt_ros.engine import tensorrt_library
 from qvggt_ros.engine.built import BUILT_FOLDER, engine_file, read_built
+from qvggt_ros.engine.cuda_device import RUNTIME_MODULE, CudaDevice
 from qvggt_ros.engine.manifest import GRAPHS, read_manifest
+from qvggt_ros.engine.tensorrt_engine import TensorRTEngine
 from qvggt_ros.errors import EngineError, UsageError
 from qvggt_ros.export import tensorrt_build
 from qvggt_ros.export.tensorrt_build import EngineBuild, build_engines
+from qvggt_ros.export.tensorrt_compile import Compiler
 from qvggt_ros.export.tensorrt_graph import GraphTypes, rewrite_graph
 
 DEMO = Path(__file__).parent.parent / 'engines' / 'demo'
@@ -46,9 +55,10 @@ def test_the_demos_int8_engines_are_built_for_another_gpu(
     assert report['key']['precision'] == 'w8a8' and report['key']['attention'] == 'operator'
     folder = Path(report['folder'])
     manifest = read_manifest(bundle)
-    key = tensorrt_build._key(tensorrt_build.load_library('tensorrt_rtx'), manifest, RTX)
-    engines = read_built(bundle, manifest, key)
-    assert all(len(engine) > 100_000 for engine in engines.values())
+    key = tensorrt_build._key(tensorrt_library.load_library('tensorrt_rtx'), manifest, RTX)
+    sidecar, engines = read_built(bundle, manifest, key)
+    assert all(len(engine) > 100_000 for _, engine in engines)
+    assert sidecar.self_check is None or len(sidecar.self_check) == 6
     # Nothing is left beside them, and a bundle with engines in it is still that bundle.
     names = {engine_file(name) for name in GRAPHS} | {'engines.json'}
     assert {path.name for path in folder.iterdir()} == names
@@ -76,31 +86,70 @@ def test_attention_that_does_not_fuse_is_not_built(library: object, tmp_path: Pa
     rewrite_graph(DEMO / 'encoder.onnx', tmp_path / 'encoder.onnx', GraphTypes('float32'))
     key = tensorrt_build._key(library, read_manifest(DEMO), RTX)  # type: ignore[arg-type]
     with pytest.raises(EngineError, match=r'cannot be built: .*not supported by a dedicated'):
-        tensorrt_build._compile(
-            library,
-            tmp_path / 'encoder.onnx',
-            key,
-            RTX,
-            'TensorRT-RTX: encoder graph',
-            lambda *step: True,
-            'encoder',
+        Compiler(library, key, None, b'').compile(
+            tmp_path / 'encoder.onnx', 'TensorRT-RTX: encoder graph', lambda *step: True
         )
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures('library')
-@pytest.mark.parametrize('interrupted', [False, True])
-def test_an_ended_build_leaves_nothing(bundle: Path, interrupted: bool) -> None:
+@pytest.mark.parametrize('reason', [None, KeyboardInterrupt, RuntimeError])
+def test_an_ended_build_leaves_nothing(bundle: Path, reason: type[BaseException] | None) -> None:
     def stop(graph: str, phase: str, done: int, total: int) -> bool:
         if phase == 'rewriting the graph':
             return True
-        if interrupted:
-            raise KeyboardInterrupt
+        if reason is not None:
+            raise reason
         return False
 
-    with pytest.raises(EngineError, match='the build was ended'):
+    with pytest.raises(reason or EngineError, match=None if reason else 'the build was ended'):
         build_engines(bundle, read_manifest(bundle), RTX, stop)
     assert not list((bundle / BUILT_FOLDER).iterdir())
+
+
+# Runs the command and, once the compiler is at work, presses Ctrl-C on it.
+INTERRUPTED = """
+import os, signal, sys
+from qvggt_ros.cli import main
+from qvggt_ros.export import tensorrt_compile
+
+make = tensorrt_compile.make_monitor
+def pressing(library, steps):
+    def step(phase, done, total):
+        os.kill(os.getpid(), getattr(signal, sys.argv[1]))
+        return steps(phase, done, total)
+    return make(library, step)
+tensorrt_compile.make_monitor = pressing
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures('library')
+@pytest.mark.parametrize('name', ['SIGINT', 'SIGTERM'])
+def test_ctrl_c_ends_the_command_cleanly(bundle: Path, name: str) -> None:
+    words = ['build-engine', str(bundle), '--engine', 'tensorrt_rtx', '--target', 'sm_86']
+    command = [sys.executable, '-c', INTERRUPTED, name, *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 130, done.stderr
+    assert done.stderr.splitlines()[-1] == 'qvggt build-engine: interrupted'
+    assert 'Traceback' not in done.stderr
+    assert not list((bundle / BUILT_FOLDER).iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures('library')
+def test_engines_are_replaced_and_timings_kept(bundle: Path, tmp_path: Path) -> None:
+    manifest = read_manifest(bundle)
+    cache = tmp_path / 'timings'
+    build = EngineBuild('tensorrt_rtx', 'sm_86', 'bfloat16', timing_cache=cache)
+    folder, first = build_engines(bundle, manifest, build)
+    assert cache.stat().st_size
+    (folder / 'left_over').touch()
+    again, second = build_engines(bundle, manifest, build)
+    assert again == folder and second.built_at >= first.built_at
+    assert not (folder / 'left_over').exists()
+    dict(read_built(bundle, manifest, second.key)[1])
 
 
 @pytest.mark.usefixtures('library')
@@ -128,7 +177,7 @@ def test_a_missing_library_is_one_line(
         return import_module(name)
 
     import_module = importlib.import_module
-    monkeypatch.setattr(tensorrt_build.importlib, 'import_module', absent)
+    monkeypatch.setattr(tensorrt_library.importlib, 'import_module', absent)
     assert main(['build-engine', str(bundle), '--engine', 'tensorrt']) == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1 and 'it comes with JetPack' in lines[0]
@@ -136,20 +185,57 @@ def test_a_missing_library_is_one_line(
     assert 'pip install tensorrt-rtx-cu13' in capsys.readouterr().err
 
 
-def test_a_version_without_the_operator_gets_the_pattern(bundle: Path) -> None:
-    manifest = read_manifest(bundle)
-    for version, attention in (
-        ('10.3.0.30', 'pattern'),
-        ('10.14.1', 'operator'),
-        ('11', 'operator'),
-    ):
+def test_tensorrt_builds_for_the_gpu_that_is_here(bundle: Path) -> None:
+    class Library:
+        __version__ = '10.7.0'
 
-        class Library:
-            __version__ = version
-            ComputeCapability = type('C', (), {'SM86': 0})
+    with pytest.raises(UsageError, match='builds for the GPU of this machine only'):
+        tensorrt_build._key(Library, read_manifest(bundle), EngineBuild('tensorrt', 'sm_86'))
 
-        key = tensorrt_build._key(Library, manifest, EngineBuild('tensorrt_rtx', 'sm_86'))  # type: ignore[arg-type]
-        assert key.attention == 'operator'
-        with pytest.raises(UsageError, match='builds for the GPU of this machine only'):
-            tensorrt_build._key(Library, manifest, EngineBuild('tensorrt', 'sm_86'))  # type: ignore[arg-type]
-        assert tensorrt_build.fused_attention('tensorrt', version) == attention
+
+@pytest.mark.usefixtures('library')
+def test_where_no_gpu_is_the_target_must_be_named(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, RUNTIME_MODULE, None)
+    assert main(['build-engine', str(bundle), '--engine', 'tensorrt_rtx']) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and lines[0].endswith('name a GPU with --target sm_86')
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures('library')
+@pytest.mark.parametrize('sound', [True, False])
+def test_where_the_gpu_is_here_engines_are_checked_at_once(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, sound: bool
+) -> None:
+    """A real build; then a stand-in for the GPU, which runs the bundle's graphs."""
+    manifest, cuda = read_manifest(bundle), FakeCuda(target=(8, 6))
+    stand_in = FakeTensorRT(cuda, manifest.window_frames)
+    graphs = [(name, str(bundle / f'{name}.onnx').encode()) for name in GRAPHS]
+    if not sound:
+        shutil.copytree(bundle, bundle.parent / 'other')
+        break_weights(bundle.parent / 'other' / 'depth.onnx')
+        graphs[2] = ('depth', str(bundle.parent / 'other' / 'depth.onnx').encode())
+
+    def engine(device: object, library: object, *rest: Any) -> TensorRTEngine:
+        return TensorRTEngine(CudaDevice(cuda), stand_in, manifest, rest[1], graphs)
+
+    monkeypatch.setitem(sys.modules, RUNTIME_MODULE, cuda)  # type: ignore[arg-type]
+    monkeypatch.setattr(tensorrt_build, 'TensorRTEngine', engine)
+    if sound:
+        _, sidecar = build_engines(bundle, manifest, RTX)
+        assert sidecar.self_check is not None and max(sidecar.self_check.values()) < 1e-4
+    else:
+        with pytest.raises(EngineError, match=r'self-check of tensorrt_rtx-.*: depth graph'):
+            build_engines(bundle, manifest, RTX)
+        assert not list((bundle / BUILT_FOLDER).iterdir())
+
+
+def break_weights(path: Path) -> None:
+    model = onnx.load(path)
+    for tensor in model.graph.initializer:
+        array = onnx.numpy_helper.to_array(tensor)
+        if array.ndim == 4:
+            tensor.CopyFrom(onnx.numpy_helper.from_array(0.9 * array, tensor.name))
+    onnx.save(model, path)

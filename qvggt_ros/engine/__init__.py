@@ -4,13 +4,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from qvggt_ros.engine.interface import Engine, WindowOutput
 from qvggt_ros.engine.manifest import GraphInfo, Manifest, read_manifest
 from qvggt_ros.errors import EngineError
 
-ENGINES = ('onnxruntime',)
+ENGINES = ('onnxruntime', 'tensorrt', 'tensorrt_rtx')
 
 __all__ = ['ENGINES', 'Engine', 'GraphInfo', 'Manifest', 'WindowOutput', 'open_bundle']
 
@@ -35,18 +36,39 @@ def open_bundle(
     if engine not in ENGINES:
         raise EngineError(f'engine {engine!r}: must be one of {", ".join(ENGINES)}')
     manifest = read_manifest(folder)
-    # Imported late: a manifest can be read where no runtime is installed.
+    if engine == 'onnxruntime':
+        opened, label, tolerances = _open_onnxruntime(folder, manifest, threads)
+    else:
+        opened, label, tolerances = _open_built(folder, manifest, engine)
+    if self_check:
+        from qvggt_ros.engine.self_check import self_check as run_self_check
+
+        run_self_check(opened, folder, label, tolerances)
+    return opened
+
+
+# Runtimes are imported late: a manifest can be read where none is installed.
+_Opened = tuple[Engine, str, Mapping[str, float]]
+
+
+def _open_onnxruntime(folder: Path, manifest: Manifest, threads: int) -> _Opened:
     try:
         import onnxruntime
 
         from qvggt_ros.engine.onnxruntime_engine import OnnxRuntimeEngine
     except ImportError as error:
         raise EngineError(
-            f'engine {engine!r}: {error}; install it with: pip install onnxruntime'
+            f"engine 'onnxruntime': {error}; install it with: pip install onnxruntime"
         ) from error
-    from qvggt_ros.engine.self_check import self_check as run_self_check
-
     opened = OnnxRuntimeEngine(folder, manifest, threads)
-    if self_check:
-        run_self_check(opened, folder, f'ONNX Runtime {onnxruntime.__version__}')
-    return opened
+    return opened, f'ONNX Runtime {onnxruntime.__version__}', manifest.golden.tolerances
+
+
+def _open_built(folder: Path, manifest: Manifest, engine: str) -> _Opened:
+    from qvggt_ros.engine.half_types import tolerances_in
+    from qvggt_ros.engine.tensorrt_engine import open_built
+
+    opened = open_built(folder, manifest, engine)
+    key = opened.key
+    label = f'{key.engine} {key.engine_version} in {key.product_type}'
+    return opened, label, tolerances_in(key.product_type, manifest.golden)

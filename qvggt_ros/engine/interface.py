@@ -69,3 +69,16 @@ def check_frames(frames: Sequence[int], window: WindowOutput) -> None:
     for frame in frames:
         if not 0 <= frame < count:
             raise EngineError(f'frame {frame}: the window has frames 0 to {count - 1}')
+
+
+def check_images(images: Float32Array, manifest: Manifest) -> None:
+    """Refuse what are not n >= 1 float32 images of the bundle's size (EngineError)."""
+    if not isinstance(images, np.ndarray) or images.dtype != np.float32:
+        kind = images.dtype if isinstance(images, np.ndarray) else type(images).__name__
+        raise EngineError(f'images: must be a float32 array, not {kind}')
+    size = (3, manifest.image_height, manifest.image_width)
+    if images.ndim != 4 or images.shape[1:] != size or not len(images):
+        raise EngineError(
+            f'images: shape {list(images.shape)} is not [n, {", ".join(map(str, size))}] with '
+            'n >= 1'
+        )

@@ -15,6 +15,7 @@ import torch
 from rich.console import Console
 
 from qvggt_ros.engine.manifest import Manifest, file_digest
+from qvggt_ros.engine.tensorrt_library import LIBRARIES, load_library
 from qvggt_ros.errors import CheckpointError, UsageError
 from qvggt_ros.export.build_report import StepReport, print_plan, print_result
 from qvggt_ros.export.bundle import BundleSource, write_bundle
@@ -27,7 +28,6 @@ from qvggt_ros.export.quantised_build import (
     check_exportable,
     quantised_network,
 )
-from qvggt_ros.export.tensorrt_build import LIBRARIES, load_library
 from qvggt_ros.quantization.nfds import NfdsConfig
 from qvggt_ros.quantization.recipe import METHODS, PRECISIONS
 from qvggt_ros.vggt import VGGT, VGGTConfig, load_model, read_config

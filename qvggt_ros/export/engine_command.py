@@ -13,10 +13,12 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from qvggt_ros.engine.built import Sidecar, engine_file
+from qvggt_ros.engine.built import ATTENTIONS, engine_file
+from qvggt_ros.engine.half_types import HALF_TYPES
 from qvggt_ros.engine.manifest import read_manifest
-from qvggt_ros.export.tensorrt_build import LIBRARIES, EngineBuild, build_engines
-from qvggt_ros.export.tensorrt_graph import ATTENTIONS
+from qvggt_ros.engine.sidecar import Sidecar
+from qvggt_ros.engine.tensorrt_library import LIBRARIES
+from qvggt_ros.export.tensorrt_build import EngineBuild, build_engines
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,8 +39,8 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         '--type',
-        choices=('float16', 'bfloat16'),
-        default='float16',
+        choices=HALF_TYPES,
+        default=HALF_TYPES[0],
         help='of products and attention; norms and the residual stream are float32 (float16)',
     )
     parser.add_argument(
@@ -47,6 +49,12 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
         help='operator or pattern; what the library fuses if not given',
     )
     parser.add_argument('--workspace-mb', type=int, help="the builder's memory for trying kernels")
+    parser.add_argument(
+        '--timing-cache',
+        type=Path,
+        metavar='FILE',
+        help='keeps what was measured of kernels, so that the next build here is faster',
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -61,7 +69,12 @@ def build_with_bar(args: argparse.Namespace, bundle: Path) -> tuple[Path, Sideca
     """Build a bundle's engines, with a bar for each graph, and print what came out."""
     manifest = read_manifest(bundle)
     build = EngineBuild(
-        args.engine, args.target, args.type, args.engine_attention, args.workspace_mb
+        args.engine,
+        args.target,
+        args.type,
+        args.engine_attention,
+        args.workspace_mb,
+        args.timing_cache,
     )
     columns = (TextColumn('{task.description}'), BarColumn(bar_width=20), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:
@@ -70,7 +83,7 @@ def build_with_bar(args: argparse.Namespace, bundle: Path) -> tuple[Path, Sideca
         def progress(graph: str, phase: str, done: int, total: int) -> bool:
             if graph not in tasks:
                 tasks[graph] = bar.add_task(graph)
-            shown = f'{graph} graph: {phase[:40]}'
+            shown = f'{graph}: {phase[:40]}'
             bar.update(tasks[graph], completed=done, total=max(total, 1), description=shown)  # type: ignore[arg-type]
             return True
 
@@ -87,4 +100,10 @@ def _print(folder: Path, sidecar: Sidecar) -> None:
         megabytes = (folder / engine_file(name)).stat().st_size / 1e6
         table.add_row(name, f'{megabytes:.1f}', f'{built.seconds:.1f}')
     Console(width=None if Console().is_terminal else 120).print(table)
-    print(f'{folder}: compiled; no engine is trusted before it has run the golden windows')
+    if sidecar.self_check is None:
+        print(
+            f'{folder}: compiled, never run: the GPU is not here; it is checked before first use'
+        )
+    else:
+        worst = max(sidecar.self_check.values())
+        print(f'{folder}: compiled and checked, {worst:.1e} from the float network')

@@ -1,50 +1,39 @@
 # Copyright 2026 qvggt_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Build a bundle's three engines with TensorRT or TensorRT-RTX, which share one interface.
+"""Build a bundle's three engines with TensorRT or TensorRT-RTX.
 
 TensorRT builds for the GPU of the machine that it runs on. TensorRT-RTX builds for any GPU that is
-named, also where there is none. Whole or not at all: the finished folder is renamed into place.
+named, also where there is none. Whole or not at all: the finished folder is renamed into place,
+and where the GPU is here, only after the engines have passed the golden windows.
 """
 
 from __future__ import annotations
 
 import hashlib
-import importlib
-import re
 import shutil
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-from qvggt_ros.engine.built import (
-    BUILT_FOLDER,
-    BuiltGraph,
-    EngineKey,
-    Sidecar,
-    engine_file,
-    manifest_digest,
-    this_machine,
-    write_sidecar,
-)
+from qvggt_ros.engine.built import BUILT_FOLDER, engine_file, key_for, manifest_digest, utc_now
+from qvggt_ros.engine.cuda_device import CudaDevice, compute_capability
+from qvggt_ros.engine.half_types import HALF_TYPES, tolerances_in
 from qvggt_ros.engine.manifest import GRAPHS, Manifest, bundle_path
-from qvggt_ros.engine.onnx_file import check_graph_file
-from qvggt_ros.errors import EngineError, UsageError, first_line
+from qvggt_ros.engine.self_check import self_check
+from qvggt_ros.engine.sidecar import BuiltGraph, EngineKey, Sidecar, write_sidecar
+from qvggt_ros.engine.tensorrt_engine import TensorRTEngine
+from qvggt_ros.engine.tensorrt_library import load_library
+from qvggt_ros.errors import EngineError, UsageError
+from qvggt_ros.export.tensorrt_compile import Compiler, capability
 from qvggt_ros.export.tensorrt_graph import GraphTypes, rewrite_graph
-
-# Module and what to install where it is missing.
-LIBRARIES = {
-    'tensorrt': 'it comes with JetPack, or from NVIDIA: https://developer.nvidia.com/tensorrt',
-    'tensorrt_rtx': 'pip install tensorrt-rtx-cu13',
-}
-# The first TensorRT whose parser knows the standard attention operator (opset 23).
-ATTENTION_SINCE = (10, 14)
+from qvggt_ros.files import whole_file
 
 # (graph, phase, steps done, steps in all) -> whether to go on
 Progress = Callable[[str, str, int, int], bool]
+SELF_CHECK = 'self-check'  # takes the place of a graph's name in what `Progress` is told
 
 
 @dataclass(frozen=True)
@@ -52,11 +41,13 @@ class EngineBuild:
     """What is asked for.
 
     Attributes:
-        engine: a key of `LIBRARIES`.
+        engine: `tensorrt` or `tensorrt_rtx`.
         target: compute capability of another GPU, `sm_86`; None: this machine's.
         product_type: `float16` or `bfloat16`.
-        attention: see `tensorrt_graph.ATTENTIONS`; None: what the library's version fuses.
+        attention: see `built.ATTENTIONS`; None: what the library's version fuses.
         workspace_mb: most memory that the builder may try kernels with; None: all.
+        timing_cache: file that keeps what was learned about this GPU's kernels; a second build
+            is faster. None: nothing is kept.
 
     """
 
@@ -65,18 +56,7 @@ class EngineBuild:
     product_type: str = 'float16'
     attention: str | None = None
     workspace_mb: int | None = None
-
-
-def load_library(engine: str) -> ModuleType:
-    """Import TensorRT or TensorRT-RTX by name; EngineError says how to get it."""
-    if engine not in LIBRARIES:
-        raise UsageError(f'engine {engine!r}: must be one of {", ".join(LIBRARIES)}')
-    try:
-        return importlib.import_module(engine)
-    except (ImportError, OSError) as error:
-        raise EngineError(
-            f'engine {engine!r} is not installed here ({error}); {LIBRARIES[engine]}'
-        ) from error
+    timing_cache: Path | None = None
 
 
 def build_engines(
@@ -95,12 +75,14 @@ def build_engines(
 
     Raises:
         UsageError: a target or type that the library does not know.
-        EngineError: the library is missing, refuses a graph, or the build was ended; nothing is
-            left behind.
+        EngineError: the library is missing, refuses a graph, or the build was ended; or the GPU is
+            here and the engines compute other numbers. Nothing is left behind.
+        KeyboardInterrupt: somebody pressed Ctrl-C; nothing is left behind.
 
     """
     library = load_library(build.engine)
     key = _key(library, manifest, build)
+    compiler = Compiler(library, key, build.workspace_mb, _read_timings(build.timing_cache))
     folder = Path(bundle) / BUILT_FOLDER / key.name
     try:
         folder.parent.mkdir(exist_ok=True)
@@ -109,15 +91,14 @@ def build_engines(
         raise EngineError(f'{folder}: cannot be written: {error.strerror}') from error
     try:
         graphs = {
-            name: _build_graph(library, bundle, manifest, name, key, build, work, progress)
+            name: _build_graph(compiler, bundle, manifest, name, key, work, progress)
             for name in GRAPHS
         }
-        sidecar = Sidecar(key, manifest_digest(manifest), graphs)
+        errors = _check_here(library, bundle, manifest, key, work, progress)
+        sidecar = Sidecar(key, manifest_digest(manifest), graphs, utc_now(), errors)
         write_sidecar(work, sidecar)
-        work.chmod(0o755)
-        if folder.exists():
-            shutil.rmtree(folder)
-        work.rename(folder)
+        _take_place(work, folder)
+        _write_timings(build.timing_cache, compiler.timings)
     except OSError as error:
         raise EngineError(f'{folder}: cannot be written: {error.strerror}') from error
     finally:
@@ -125,73 +106,38 @@ def build_engines(
     return folder, sidecar
 
 
-def _key(library: ModuleType, manifest: Manifest, build: EngineBuild) -> EngineKey:
+def _key(library: Any, manifest: Manifest, build: EngineBuild) -> EngineKey:
+    if build.product_type not in HALF_TYPES:
+        raise UsageError(f'--type {build.product_type}: must be one of {", ".join(HALF_TYPES)}')
+    target = _target(library, build)
     version = str(library.__version__)
-    if build.product_type not in ('float16', 'bfloat16'):
-        raise UsageError(f'--type {build.product_type}: must be float16 or bfloat16')
-    return EngineKey(
-        engine=build.engine,
-        engine_version=version,
-        target=_target(library, build),
-        machine=this_machine(),
-        precision=manifest.precision,
-        product_type=build.product_type,
-        attention=build.attention or fused_attention(build.engine, version),
-        frames=manifest.window_frames,
-        width=manifest.image_width,
-        height=manifest.image_height,
-    )
+    return key_for(manifest, build.engine, version, target, build.product_type, build.attention)
 
 
-def fused_attention(engine: str, version: str) -> str:
-    """Return the spelling of attention that a version of a library fuses."""
-    numbers = tuple(int(part) for part in re.findall(r'\d+', version)[:2])
-    knows = engine == 'tensorrt_rtx' or numbers >= ATTENTION_SINCE
-    return 'operator' if knows else 'pattern'
-
-
-def _target(library: ModuleType, build: EngineBuild) -> str:
-    if build.target is None:
-        return this_gpu()
+def _target(library: Any, build: EngineBuild) -> str:
     if build.engine != 'tensorrt_rtx':
-        raise UsageError(f'--target: {build.engine} builds for the GPU of this machine only')
-    if not hasattr(library.ComputeCapability, _capability(build.target)):
+        if build.target is not None:
+            raise UsageError(f'--target: {build.engine} builds for the GPU of this machine only')
+        return compute_capability()
+    try:
+        target = build.target or compute_capability()
+    except EngineError as error:
+        raise EngineError(f'{error}; name a GPU with --target sm_86') from error
+    if capability(library, target) is None:
         known = [name for name in dir(library.ComputeCapability) if name.startswith('SM')]
         raise UsageError(
-            f'--target {build.target}: {build.engine} {library.__version__} knows '
+            f'--target {target}: {build.engine} {library.__version__} knows '
             f'{", ".join(name.replace("SM", "sm_") for name in known)}'
         )
-    return build.target
-
-
-def _capability(target: str) -> str:
-    return target.replace('sm_', 'SM', 1) if re.fullmatch(r'sm_\d+', target) else ''
-
-
-def this_gpu() -> str:
-    """Return this machine's compute capability, `sm_87`; EngineError where there is no GPU."""
-    try:
-        from cuda.bindings import runtime
-    except ImportError as error:
-        raise EngineError(
-            f'the GPU cannot be asked what it is ({error}); pip install cuda-python, or name '
-            'another with --target sm_86'
-        ) from error
-    error_code, properties = runtime.cudaGetDeviceProperties(0)
-    if int(error_code):
-        raise EngineError(
-            f'no usable GPU here (CUDA error {int(error_code)}); name another with --target sm_86'
-        )
-    return f'sm_{properties.major}{properties.minor}'
+    return target
 
 
 def _build_graph(
-    library: ModuleType,
+    compiler: Compiler,
     bundle: Path,
     manifest: Manifest,
     name: str,
     key: EngineKey,
-    build: EngineBuild,
     work: Path,
     progress: Progress,
 ) -> BuiltGraph:
@@ -201,10 +147,9 @@ def _build_graph(
     progress(name, 'rewriting the graph', 0, 1)
     rewritten = work / f'{name}.onnx'
     types = GraphTypes(key.product_type, key.attention)
-    check_graph_file(Path(bundle), info)
     rewrite_graph(bundle_path(Path(bundle), info.file), rewritten, types)
-    label = f'{build.engine} {key.engine_version}: {name} graph of {bundle}'
-    engine = _compile(library, rewritten, key, build, label, progress, name)
+    label = f'{key.engine} {key.engine_version}: {name} graph of {bundle}'
+    engine = compiler.compile(rewritten, label, lambda *step: progress(name, *step))
     (work / engine_file(name)).write_bytes(engine)
     for path in work.glob(f'{name}.onnx*'):
         path.unlink()
@@ -212,96 +157,46 @@ def _build_graph(
     return BuiltGraph(hashlib.sha256(engine).hexdigest(), info.sha256, round(seconds, 1))
 
 
-def _compile(
+def _check_here(
     library: Any,
-    graph: Path,
+    bundle: Path,
+    manifest: Manifest,
     key: EngineKey,
-    build: EngineBuild,
-    label: str,
+    work: Path,
     progress: Progress,
-    name: str,
-) -> memoryview:
-    """Parse and compile; the library's own words come with a refusal."""
-    logger = _logger(library)
-    builder = library.Builder(logger)
-    flags = 0
-    if hasattr(library.NetworkDefinitionCreationFlag, 'STRONGLY_TYPED'):  # 11 has nothing else
-        flags = 1 << int(library.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
-    network = builder.create_network(flags)
-    parser = library.OnnxParser(network, logger)
-    if not parser.parse_from_file(str(graph)):
-        reason = parser.get_error(0).desc() if parser.num_errors else logger.last
-        raise EngineError(f'{label} is not understood: {_line(reason)}')
-    config = builder.create_builder_config()
-    if build.target is not None:
-        config.num_compute_capabilities = 1
-        capability = getattr(library.ComputeCapability, _capability(build.target))
-        config.set_compute_capability(capability, 0)
-    if build.workspace_mb is not None:
-        pool = library.MemoryPoolType.WORKSPACE
-        config.set_memory_pool_limit(pool, build.workspace_mb << 20)
-    config.add_optimization_profile(_profile(builder, network, key.frames))
-    monitor = _monitor(library, lambda *step: progress(name, *step))
-    config.progress_monitor = monitor
-    engine = builder.build_serialized_network(network, config)
-    if monitor.ended:
-        raise EngineError(f'{label}: the build was ended')
-    if engine is None:
-        raise EngineError(f'{label} cannot be built: {_line(logger.last)}')
-    return memoryview(engine)
+) -> dict[str, float] | None:
+    """Return the golden figures of new engines; None where their GPU is not here."""
+    try:
+        here = compute_capability() == key.target
+    except EngineError:
+        here = False
+    if not here:
+        return None
+    progress(SELF_CHECK, 'golden windows', 0, 1)
+    contents = ((name, (work / engine_file(name)).read_bytes()) for name in GRAPHS)
+    engine = TensorRTEngine(CudaDevice(), library, manifest, key, contents)
+    allowed = tolerances_in(key.product_type, manifest.golden)
+    return self_check(engine, Path(bundle), key.name, allowed)
 
 
-def _profile(builder: Any, network: Any, frames: int) -> Any:
-    """Allow 1 to `frames` frames in every input; the largest window is the one to be fast at."""
-    profile = builder.create_optimization_profile()
-    for index in range(network.num_inputs):
-        tensor = network.get_input(index)
-        shape = list(tensor.shape)[1:]
-        profile.set_shape(tensor.name, [1, *shape], [frames, *shape], [frames, *shape])
-    return profile
+def _take_place(work: Path, folder: Path) -> None:
+    """Put finished engines where older ones of the same key may be."""
+    work.chmod(0o755)
+    if folder.exists():
+        shutil.rmtree(folder)
+    work.rename(folder)
 
 
-def _logger(library: Any) -> Any:
-    """Return a logger that keeps the last complaint instead of printing it."""
-
-    class Logger(library.ILogger):
-        def __init__(self) -> None:
-            library.ILogger.__init__(self)
-            self.last = 'no reason was given'
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity in (library.ILogger.ERROR, library.ILogger.INTERNAL_ERROR):
-                self.last = message
-
-    return Logger()
+def _read_timings(path: Path | None) -> bytes:
+    if path is None or not path.exists():
+        return b''
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UsageError(f'--timing-cache {path}: cannot be read: {error.strerror}') from error
 
 
-def _monitor(library: Any, progress: Callable[[str, int, int], bool]) -> Any:
-    """Return what tells how far a build is, and ends it where it should not go on."""
-
-    class Monitor(library.IProgressMonitor):
-        def __init__(self) -> None:
-            library.IProgressMonitor.__init__(self)
-            self.ended = False
-            self._totals: dict[str, int] = {}
-
-        def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
-            self._totals[phase] = steps
-
-        def step_complete(self, phase: str, step: int) -> bool:
-            try:
-                go_on = progress(phase, step, self._totals.get(phase, step))
-            except KeyboardInterrupt:  # must not cross the library's C++ frames
-                go_on = False
-            self.ended = self.ended or not go_on
-            return go_on
-
-        def phase_finish(self, phase: str) -> None:
-            self._totals.pop(phase, None)
-
-    return Monitor()
-
-
-def _line(text: str) -> str:
-    """Return a message's first line, without the library's code positions."""
-    return first_line(EngineError(text))
+def _write_timings(path: Path | None, timings: bytes) -> None:
+    if path is not None:
+        with whole_file(path) as file:
+            file.write_bytes(timings)

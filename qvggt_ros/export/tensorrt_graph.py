@@ -21,6 +21,7 @@ import onnx_ir
 from numpy.typing import NDArray
 from onnx_ir import DataType, Node, Value
 
+from qvggt_ros.engine.built import ATTENTIONS
 from qvggt_ros.errors import BundleError, UsageError
 
 # Attention became a standard operator in this opset.
@@ -34,9 +35,6 @@ TYPES = {
 }
 # TensorRT has no kernels for these; they are little work and stay in float32.
 NO_KERNELS: dict[str, tuple[str, ...]] = {'bfloat16': ('ConvTranspose',)}
-# operator: the standard one, which compiles only where a fused kernel exists;
-# pattern: MatMul, Softmax, MatMul, for TensorRT older than the operator, which fuses it by itself.
-ATTENTIONS = ('operator', 'pattern')
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,50 @@
+# Copyright 2026 qvggt_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""TensorRT and TensorRT-RTX: two libraries with one interface, imported by name where needed."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+from typing import Any
+
+from qvggt_ros.errors import EngineError, UsageError
+
+# Module and what to install where it is missing.
+LIBRARIES = {
+    'tensorrt': 'it comes with JetPack, or from NVIDIA: https://developer.nvidia.com/tensorrt',
+    'tensorrt_rtx': 'pip install tensorrt-rtx-cu13',
+}
+
+
+def load_library(engine: str) -> ModuleType:
+    """Import TensorRT or TensorRT-RTX by name; EngineError says how to get it."""
+    if engine not in LIBRARIES:
+        raise UsageError(f'engine {engine!r}: must be one of {", ".join(LIBRARIES)}')
+    try:
+        return importlib.import_module(engine)
+    except (ImportError, OSError) as error:
+        raise EngineError(
+            f'engine {engine!r} is not installed here ({error}); {LIBRARIES[engine]}'
+        ) from error
+
+
+def make_logger(library: Any) -> Any:
+    """Return a logger that keeps the library's last complaint, `last`, instead of printing it."""
+
+    class Logger(library.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            library.ILogger.__init__(self)
+            self.last = 'no reason was given'
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (library.ILogger.ERROR, library.ILogger.INTERNAL_ERROR):
+                self.last = message
+
+    return Logger()
+
+
+def one_line(text: object) -> str:
+    """Return a message's first line, at a length that fits into a line of ours."""
+    lines = [line.strip() for line in str(text).splitlines() if line.strip()]
+    return lines[0][:300] if lines else 'no reason was given'
