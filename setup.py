@@ -44,6 +44,10 @@ setup(
     install_requires=['setuptools'],
     extras_require={
         'engine': ['numpy>=1.21', 'onnxruntime>=1.17', 'pillow>=9.0', 'pyyaml', 'rich>=12'],
+        # What runs engines on an NVIDIA GPU, beside TensorRT: JetPack's, or `rtx`; and what builds
+        # them there. cuda-python has the major version of CUDA.
+        'gpu': ['cuda-python>=12.6', 'ml-dtypes>=0.4', 'onnx>=1.16', 'onnx-ir>=0.1'],
+        'rtx': ['tensorrt-rtx-cu13'],
         'bags': ['opencv-python-headless>=4.5', 'rosbags>=0.10', 'rosbags-image>=0.10'],
         'report': ['evo>=1.31', 'matplotlib>=3.5', 'scipy>=1.8'],
         'build': [

@@ -210,7 +210,7 @@ class FakeContext:
         nbytes = 4 * int(np.prod(shape))
         self.engine.cuda.block(address, nbytes, 'd')
         content = (ctypes.c_char * nbytes).from_address(address)
-        return np.frombuffer(content, np.float32).reshape(shape)
+        return np.frombuffer(memoryview(content), np.float32).reshape(shape)
 
 
 class Mode(Enum):

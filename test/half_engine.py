@@ -10,27 +10,30 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnxruntime
 from onnx import TensorProto, helper
 
 from qvggt_ros.engine.manifest import GRAPHS, read_manifest
-from qvggt_ros.engine.onnxruntime_engine import OnnxRuntimeEngine
+from qvggt_ros.engine.onnxruntime_engine import OnnxRuntimeEngine, open_graph
 from qvggt_ros.export.tensorrt_graph import GraphTypes, rewrite_graph
 
+Arrays = dict[str, np.ndarray]
 HALVES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 LEFT_ALONE = ('Cast',)  # it makes what it says, and takes anything
 
 
 def half_engine(bundle: Path, work: Path, types: GraphTypes) -> OnnxRuntimeEngine:
-    """Return a bundle's engine whose graphs are those that TensorRT would get, computed here."""
+    """Return a bundle's engine whose graphs are those that TensorRT would get, computed here.
+
+    Those graphs are left in the work folder, `<name>.rewritten.onnx`.
+    """
     engine = OnnxRuntimeEngine(bundle, read_manifest(bundle), threads=1)
     for name in GRAPHS:
-        path = work / f'{name}.{types.products}.{types.attention}.onnx'
-        rewrite_graph(bundle / f'{name}.onnx', path, types)
-        model = onnx.load(path)
-        rounded = rounding_only(model)
-        onnx.save(rounded, path)
+        rewritten, path = work / f'{name}.rewritten.onnx', work / f'{name}.rounding.onnx'
+        rewrite_graph(bundle / f'{name}.onnx', rewritten, types)
+        onnx.save(rounding_only(onnx.load(rewritten)), path)
         engine._sessions[name] = plain_session(path)
     return engine
 
@@ -70,3 +73,28 @@ def rounding_only(model: onnx.ModelProto) -> onnx.ModelProto:
     graph.node.extend(nodes)
     del graph.value_info[:]
     return model
+
+
+def run(path: Path, feeds: Arrays) -> list[np.ndarray]:
+    """Run a graph as the engine does: inputs of int4 products are not rounded to 8 bits."""
+    return list(open_graph(path, threads=1).run(None, feeds))
+
+
+def inputs_of(bundle: Path) -> dict[str, Arrays]:
+    """Return what each graph is given on the bundle's first golden window."""
+    images = np.load(bundle / 'golden.npz')['images'][0]
+    network_images = images.astype(np.float32).transpose(0, 3, 1, 2) / 255
+    (tokens,) = run(bundle / 'encoder.onnx', {'images': network_images})
+    taps = run(bundle / 'window.onnx', {'tokens': tokens})[1:]
+    return {
+        'encoder': {'images': network_images},
+        'window': {'tokens': tokens},
+        'depth': {f'tap_{k}': tap for k, tap in enumerate(taps)},
+    }
+
+
+def relative_errors(found: list[np.ndarray], wanted: list[np.ndarray]) -> list[float]:
+    return [
+        float(np.linalg.norm(one - other) / np.linalg.norm(other))
+        for one, other in zip(found, wanted, strict=True)
+    ]

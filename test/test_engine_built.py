@@ -101,7 +101,7 @@ def test_an_engine_is_read_when_it_is_its_turn(bundle: Path) -> None:
 def test_the_key_is_found_whatever_half_type_was_built(bundle: Path) -> None:
     wanted = replace(KEY, product_type='bfloat16', attention='operator')
     assert find_key(bundle, wanted) == KEY
-    with pytest.raises(EngineError, match='no engines for this machine, .*sm_86') as caught:
+    with pytest.raises(EngineError, match=r'no engines for this machine, .*sm_86') as caught:
         find_key(bundle, replace(wanted, target='sm_86'))
     assert KEY.name in str(caught.value)
 

@@ -110,7 +110,7 @@ def test_not_a_number_passes_through_without_a_crash(engine: Engine) -> None:
 class ShortSession:
     """A graph that returns fewer numbers than it says."""
 
-    def run(self, names: None, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+    def run(self, names: None, feeds: dict[str, np.ndarray], options: object) -> list[np.ndarray]:
         return [np.zeros((len(feeds['tokens']), 8), np.float32), *4 * [np.zeros(0, np.float32)]]
 
 

@@ -11,11 +11,12 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from fake_gpu import FakeCuda, FakeTensorRT
+from fake_gpu import FakeContext, FakeCuda, FakeEngine, FakeTensorRT
 from small_networks import SMALL_FRAMES, small_bundle
 
 from qvggt_ros.engine import Engine, open_bundle, read_manifest
@@ -26,6 +27,7 @@ from qvggt_ros.engine.onnxruntime_engine import OnnxRuntimeEngine
 from qvggt_ros.engine.self_check import golden_errors, read_golden, to_network_input
 from qvggt_ros.engine.sidecar import BuiltGraph, EngineKey, Sidecar, write_sidecar
 from qvggt_ros.engine.tensorrt_engine import TensorRTEngine
+from qvggt_ros.engine.tensorrt_runner import make_context
 from qvggt_ros.errors import EngineError
 
 
@@ -196,7 +198,7 @@ def test_windows_that_the_engines_were_not_built_for(engine: TensorRTEngine, cou
 
 
 def test_wrong_images_and_frames_are_refused(engine: TensorRTEngine) -> None:
-    for wrong in (images(1)[:, :, :-1], images(1)[0], images(0), images(1).astype(np.float64)):
+    for wrong in (images(1)[:, :, :-1], images(1)[0], images(0), images(1).astype(int)):
         with pytest.raises(EngineError, match=r'images: (shape|must be a float32 array)'):
             engine.encode(wrong)
     with pytest.raises(EngineError, match='frame 1: the window has frames 0 to 0'):
@@ -254,6 +256,42 @@ def test_engines_that_are_not_the_manifests(cuda: FakeCuda) -> None:
         TensorRTEngine(device, FakeTensorRT(cuda, SMALL_FRAMES), manifest, key, foreign)
 
 
+def test_tensorrt_rtx_compiles_for_a_shape_before_it_is_recorded() -> None:
+    made: list[SimpleNamespace] = []
+
+    class Engine:
+        def create_runtime_config(self) -> SimpleNamespace:
+            made.append(SimpleNamespace())
+            return made[-1]
+
+        def create_execution_context(self, config: object = None) -> object:
+            return config
+
+    strategies = SimpleNamespace(EAGER='eager', LAZY='lazy')
+    library = SimpleNamespace(DynamicShapesKernelSpecializationStrategy=strategies)
+    context = make_context(library, Engine())
+    assert context.dynamic_shapes_kernel_specialization_strategy == 'eager'
+    assert make_context(SimpleNamespace(), Engine()) is None
+
+
+def test_tensorrt_rtx_has_what_is_called() -> None:
+    """Its engines cannot be loaded without a GPU; that its names are those is known here."""
+    rtx = pytest.importorskip('tensorrt_rtx', reason='TensorRT-RTX has no wheel for this machine')
+    assert rtx.DynamicShapesKernelSpecializationStrategy.EAGER is not None
+    for owner, names in (
+        (rtx.Runtime, ['deserialize_cuda_engine']),
+        (rtx.ICudaEngine, [n for n in vars(FakeEngine) if n.startswith(('get', 'create'))]),
+        (rtx.ICudaEngine, ['num_io_tensors', 'create_runtime_config']),
+        (rtx.IRuntimeConfig, ['dynamic_shapes_kernel_specialization_strategy']),
+        (rtx.IExecutionContext, [n for n in vars(FakeContext) if not n.startswith('_')]),
+        (rtx.IExecutionContext, ['is_stream_capturable']),
+        (rtx.TensorIOMode, ['INPUT', 'OUTPUT']),
+        (rtx.DataType, ['FLOAT']),
+        (rtx.ILogger, ['ERROR', 'INTERNAL_ERROR']),
+    ):
+        assert [name for name in names if not hasattr(owner, name)] == []
+
+
 # --- opening a bundle
 
 
@@ -262,8 +300,8 @@ def bundle(
     tmp_path: Path, cuda: FakeCuda, library: FakeTensorRT, monkeypatch: pytest.MonkeyPatch
 ) -> Path:
     """Return a bundle with "engines" for the stand-in, which takes the places of the libraries."""
-    monkeypatch.setitem(sys.modules, 'tensorrt', library)  # type: ignore[arg-type]
-    monkeypatch.setitem(sys.modules, RUNTIME_MODULE, cuda)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, 'tensorrt', library)
+    monkeypatch.setitem(sys.modules, RUNTIME_MODULE, cuda)
     bundle = shutil.copytree(small_bundle(), tmp_path / 'small')
     put_engines(bundle, key_for(read_manifest(bundle), 'tensorrt', '10.7.0', 'sm_87'))
     return bundle

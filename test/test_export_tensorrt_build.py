@@ -14,7 +14,9 @@ from typing import Any
 
 import onnx
 import pytest
+from bundle_forgery import move_weights_out, resign, set_external
 from fake_gpu import FakeCuda, FakeTensorRT
+from half_engine import inputs_of, relative_errors, run
 from small_networks import small_bundle
 
 from qvggt_ros.cli import main
@@ -23,7 +25,7 @@ from qvggt_ros.engine.built import BUILT_FOLDER, engine_file, read_built
 from qvggt_ros.engine.cuda_device import RUNTIME_MODULE, CudaDevice
 from qvggt_ros.engine.manifest import GRAPHS, read_manifest
 from qvggt_ros.engine.tensorrt_engine import TensorRTEngine
-from qvggt_ros.errors import EngineError, UsageError
+from qvggt_ros.errors import BundleError, EngineError, UsageError
 from qvggt_ros.export import tensorrt_build
 from qvggt_ros.export.tensorrt_build import EngineBuild, build_engines
 from qvggt_ros.export.tensorrt_compile import Compiler
@@ -71,10 +73,17 @@ def test_int4_engines_are_built_together_with_their_bundle(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ['build', '--checkpoint', str(DEMO / 'model.safetensors'), '--precision', 'w4a16']
-    words += ['--method', 'rtn', '--candidates', '8', '--samples', '4', '--fast']
+    words += ['--method', 'rtn', '--candidates', '4', '--samples', '2', '--fast']
     words += ['--engine', 'tensorrt_rtx', '--target', 'sm_89', '--type', 'bfloat16']
     assert main([*words, '--out', str(tmp_path / 'int4')]) == 0
     assert 'sm_89-x86_64-w4a16-bfloat16-operator-s4-112x84' in capsys.readouterr().out
+    # Without zero points nothing moves: what TensorRT is given is the same function.
+    feeds = inputs_of(tmp_path / 'int4')
+    for name in GRAPHS:
+        graph = tmp_path / 'int4' / f'{name}.onnx'
+        rewrite_graph(graph, tmp_path / 'new.onnx', GraphTypes('float32'))
+        found, wanted = (run(path, feeds[name]) for path in (tmp_path / 'new.onnx', graph))
+        assert max(relative_errors(found, wanted)) < 2e-6
     (folder,) = (tmp_path / 'int4' / BUILT_FOLDER).iterdir()
     sizes = {name: (folder / engine_file(name)).stat().st_size for name in GRAPHS}
     assert min(sizes.values()) > 100_000
@@ -84,7 +93,7 @@ def test_int4_engines_are_built_together_with_their_bundle(
 def test_attention_that_does_not_fuse_is_not_built(library: object, tmp_path: Path) -> None:
     """In float32 there is no fused kernel: that half types are built shows that theirs is used."""
     rewrite_graph(DEMO / 'encoder.onnx', tmp_path / 'encoder.onnx', GraphTypes('float32'))
-    key = tensorrt_build._key(library, read_manifest(DEMO), RTX)  # type: ignore[arg-type]
+    key = tensorrt_build._key(library, read_manifest(DEMO), RTX)
     with pytest.raises(EngineError, match=r'cannot be built: .*not supported by a dedicated'):
         Compiler(library, key, None, b'').compile(
             tmp_path / 'encoder.onnx', 'TensorRT-RTX: encoder graph', lambda *step: True
@@ -137,19 +146,47 @@ def test_ctrl_c_ends_the_command_cleanly(bundle: Path, name: str) -> None:
     assert not list((bundle / BUILT_FOLDER).iterdir())
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures('library')
-def test_engines_are_replaced_and_timings_kept(bundle: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures('library', 'quick_compiler')
+def test_engines_are_replaced(bundle: Path) -> None:
     manifest = read_manifest(bundle)
-    cache = tmp_path / 'timings'
-    build = EngineBuild('tensorrt_rtx', 'sm_86', 'bfloat16', timing_cache=cache)
-    folder, first = build_engines(bundle, manifest, build)
-    assert cache.stat().st_size
+    folder, first = build_engines(bundle, manifest, RTX)
     (folder / 'left_over').touch()
-    again, second = build_engines(bundle, manifest, build)
+    again, second = build_engines(bundle, manifest, RTX)
     assert again == folder and second.built_at >= first.built_at
     assert not (folder / 'left_over').exists()
-    dict(read_built(bundle, manifest, second.key)[1])
+    assert set(dict(read_built(bundle, manifest, second.key)[1])) == set(GRAPHS)
+
+
+def test_a_build_learns_from_the_one_before(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick_compiler: list[bytes]
+) -> None:
+    """TensorRT itself is not here; what is kept between builds, and where, is ours."""
+    monkeypatch.setitem(sys.modules, 'tensorrt', FakeTensorRT(FakeCuda(), 3))
+    monkeypatch.setattr(tensorrt_build, 'compute_capability', lambda: 'sm_87')
+    monkeypatch.setattr(tensorrt_build, '_check_here', lambda *rest: None)
+    build = EngineBuild('tensorrt', timing_cache=tmp_path / 'timings')
+    build_engines(bundle, read_manifest(bundle), build)
+    build_engines(bundle, read_manifest(bundle), build)
+    assert quick_compiler == [b'', b'+++']
+
+
+@pytest.fixture
+def quick_compiler(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """Compile nothing; return the timings that compilers were given."""
+    given: list[bytes] = []
+
+    class Quick:
+        def __init__(self, library: object, key: object, memory: object, timings: bytes) -> None:
+            given.append(timings)
+            self.timings = timings
+
+        def compile(self, graph: Path, label: str, steps: object) -> memoryview:
+            assert graph.is_file()
+            self.timings += b'+'
+            return memoryview(label.encode())
+
+    monkeypatch.setattr(tensorrt_build, 'Compiler', Quick)
+    return given
 
 
 @pytest.mark.usefixtures('library')
@@ -159,6 +196,10 @@ def test_engines_are_replaced_and_timings_kept(bundle: Path, tmp_path: Path) -> 
         (EngineBuild('tensorrt_rtx', 'sm_12'), 'knows .*sm_86'),
         (EngineBuild('tensorrt_rtx', 'ampere'), 'knows .*sm_86'),
         (EngineBuild('tensorrt_rtx', 'sm_86', 'int8'), '--type int8'),
+        (
+            EngineBuild('tensorrt_rtx', 'sm_86', timing_cache=Path('timings')),
+            '--timing-cache: tensorrt_rtx times no kernels',
+        ),
         (EngineBuild('onnxruntime', 'sm_86'), 'must be one of tensorrt, tensorrt_rtx'),
     ],
 )
@@ -185,6 +226,19 @@ def test_a_missing_library_is_one_line(
     assert 'pip install tensorrt-rtx-cu13' in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures('library', 'quick_compiler')
+def test_weights_beside_a_graph_are_found_and_those_elsewhere_are_not(bundle: Path) -> None:
+    move_weights_out(bundle)
+    folder, _ = build_engines(bundle, read_manifest(bundle), RTX)
+    assert {path.suffix for path in folder.iterdir()} == {'.engine', '.json'}
+    shutil.rmtree(folder)
+    set_external(bundle / 'encoder.onnx', 'location', '../small/encoder.onnx.data')
+    resign(bundle, 'encoder.onnx')
+    with pytest.raises(BundleError, match=r'encoder\.onnx: '):
+        build_engines(bundle, read_manifest(bundle), RTX)
+    assert not list((bundle / BUILT_FOLDER).iterdir())
+
+
 def test_tensorrt_builds_for_the_gpu_that_is_here(bundle: Path) -> None:
     class Library:
         __version__ = '10.7.0'
@@ -203,13 +257,12 @@ def test_where_no_gpu_is_the_target_must_be_named(
     assert len(lines) == 1 and lines[0].endswith('name a GPU with --target sm_86')
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures('library')
+@pytest.mark.usefixtures('library', 'quick_compiler')
 @pytest.mark.parametrize('sound', [True, False])
 def test_where_the_gpu_is_here_engines_are_checked_at_once(
     bundle: Path, monkeypatch: pytest.MonkeyPatch, sound: bool
 ) -> None:
-    """A real build; then a stand-in for the GPU, which runs the bundle's graphs."""
+    """By a stand-in for the GPU, which runs the bundle's graphs."""
     manifest, cuda = read_manifest(bundle), FakeCuda(target=(8, 6))
     stand_in = FakeTensorRT(cuda, manifest.window_frames)
     graphs = [(name, str(bundle / f'{name}.onnx').encode()) for name in GRAPHS]
@@ -221,7 +274,7 @@ def test_where_the_gpu_is_here_engines_are_checked_at_once(
     def engine(device: object, library: object, *rest: Any) -> TensorRTEngine:
         return TensorRTEngine(CudaDevice(cuda), stand_in, manifest, rest[1], graphs)
 
-    monkeypatch.setitem(sys.modules, RUNTIME_MODULE, cuda)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, RUNTIME_MODULE, cuda)
     monkeypatch.setattr(tensorrt_build, 'TensorRTEngine', engine)
     if sound:
         _, sidecar = build_engines(bundle, manifest, RTX)

@@ -60,6 +60,13 @@ def test_the_command_loads_only_what_it_is_asked_for() -> None:
     assert forbidden_among(loaded, (*NEVER_ONLINE, *every_room, 'numpy', 'rclpy')) == []
 
 
+def test_engines_are_built_and_run_without_pytorch() -> None:
+    """A robot builds its own engines, and loads what builds them only then."""
+    modules = ['qvggt_ros.export.engine_command', 'qvggt_ros.engine.tensorrt_engine']
+    without = ('torch', 'onnxscript', 'safetensors', 'qvggt_ros.vggt', 'qvggt_ros.quantization')
+    assert forbidden_among(loaded_by(modules), (*without, 'onnxruntime')) == []
+
+
 def test_the_demo_and_its_recording_do_without_the_builder() -> None:
     modules = [
         'qvggt_ros.evaluation.demo_command',

@@ -89,6 +89,7 @@ def test_a_running_node_takes_good_changes_only(name: str, value: Any, accepted:
         ({'window_frames': 4, 'stride': 4}, 'windows must overlap'),
         ({'window_frames': 1}, 'windows must overlap'),
         ({'map_frame': ''}, 'map_frame is empty'),
+        ({'engine': 'cuda'}, 'must be one of onnxruntime, tensorrt, tensorrt_rtx'),
     ],
 )
 def test_settings_that_break_a_rule_are_refused(overrides: dict[str, Any], words: str) -> None:

@@ -422,7 +422,7 @@ def own_lines(said: str) -> list[str]:
     [
         ({'bundle': '/nowhere'}, '/nowhere'),
         ({'bundle': ''}, "override rule: '-p bundle:='"),
-        ({'engine': 'abacus'}, "engine 'abacus'"),
+        ({'engine': 'abacus'}, "engine is 'abacus'"),
         ({'stride': 3}, 'stride 3 with a window of 3'),
         ({'max_voxels': 0}, 'max_voxels'),
         ({'voxel_size': 'wide'}, 'voxel_size'),

@@ -103,7 +103,9 @@ class PinnedArray:
         self.address = int(device.call('cudaMallocHost', self.nbytes))
         content = (ctypes.c_char * self.nbytes).from_address(self.address)
         # Never handed out: the memory goes when this object does, whoever still looks at it.
-        self.array: NDArray[np.float32] = np.frombuffer(content, np.float32).reshape(shape)
+        self.array: NDArray[np.float32] = np.frombuffer(memoryview(content), np.float32).reshape(
+            shape
+        )
 
     def __del__(self) -> None:
         if getattr(self, 'address', 0):

@@ -12,7 +12,12 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from qvggt_ros.engine.interface import Float32Array, WindowOutput, check_frames
+from qvggt_ros.engine.interface import (
+    Float32Array,
+    WindowOutput,
+    check_frames,
+    check_images,
+)
 from qvggt_ros.engine.manifest import GRAPHS, GraphInfo, Manifest, TensorInfo, bundle_path
 from qvggt_ros.engine.onnx_file import check_graph_file
 from qvggt_ros.errors import EngineError, first_line
@@ -53,8 +58,7 @@ class OnnxRuntimeEngine:
 
     def encode(self, images: Float32Array) -> list[Tokens]:
         """Encode frames: [n, 3, H, W] float32 -> n handles."""
-        shape = (3, self.manifest.image_height, self.manifest.image_width)
-        _check_array('images', images, shape)
+        check_images(images, self.manifest)
         (tokens,) = self._run('encoder', {'images': images})
         return list(tokens)
 
@@ -164,16 +168,4 @@ def _check_tensor(path: Path, info: TensorInfo, dtype: str, shape: list[int | st
         raise EngineError(
             f'{path}: {info.name} is {dtype!r:.80} {shape!r:.80}; the manifest says '
             f'{info.dtype} {list(info.shape)}'
-        )
-
-
-def _check_array(name: str, array: Float32Array, frame_shape: tuple[int, ...]) -> None:
-    """Refuse an input of another type or shape than n frames of `frame_shape`."""
-    if not isinstance(array, np.ndarray) or array.dtype != np.float32:
-        kind = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
-        raise EngineError(f'{name}: must be a float32 array, not {kind}')
-    if array.ndim != len(frame_shape) + 1 or array.shape[1:] != frame_shape or not len(array):
-        raise EngineError(
-            f'{name}: shape {list(array.shape)} is not [n, '
-            f'{", ".join(map(str, frame_shape))}] with n >= 1'
         )

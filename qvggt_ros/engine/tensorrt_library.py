@@ -8,7 +8,7 @@ import importlib
 from types import ModuleType
 from typing import Any
 
-from qvggt_ros.errors import EngineError, UsageError
+from qvggt_ros.errors import EngineError, UsageError, first_line
 
 # Module and what to install where it is missing.
 LIBRARIES = {
@@ -32,7 +32,7 @@ def load_library(engine: str) -> ModuleType:
 def make_logger(library: Any) -> Any:
     """Return a logger that keeps the library's last complaint, `last`, instead of printing it."""
 
-    class Logger(library.ILogger):  # type: ignore[misc]
+    class Logger(library.ILogger):
         def __init__(self) -> None:
             library.ILogger.__init__(self)
             self.last = 'no reason was given'
@@ -45,6 +45,5 @@ def make_logger(library: Any) -> Any:
 
 
 def one_line(text: object) -> str:
-    """Return a message's first line, at a length that fits into a line of ours."""
-    lines = [line.strip() for line in str(text).splitlines() if line.strip()]
-    return lines[0][:300] if lines else 'no reason was given'
+    """Return a library's message as a line that fits into one of ours."""
+    return first_line(EngineError(str(text).strip() or 'no reason was given'))

@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from qvggt_ros.engine import read_manifest
+from qvggt_ros.engine import ENGINES, read_manifest
 from qvggt_ros.engine.manifest import Manifest
 from qvggt_ros.errors import UsageError
 from qvggt_ros.evaluation.bench_worker import Competitor, Job
@@ -69,6 +69,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='FILE',
         help='a checkpoint to run in PyTorch float32 too; "random": the first bundle\'s network '
         'with random weights',
+    )
+    parser.add_argument(
+        '--engine', choices=ENGINES, default=ENGINES[0], help='what runs the bundles (onnxruntime)'
     )
     parser.add_argument('--frames', type=int, default=0, help="per window (the first bundle's)")
     parser.add_argument('--rounds', type=int, default=30, help='windows each (30)')
@@ -128,7 +131,7 @@ def _contender(
     """Start a contender's process; the stack ends it."""
     job = Job(
         path=path,
-        torch=torch,
+        engine='torch' if torch else args.engine,
         model_config=manifest.model_config,
         frames=frames,
         height=manifest.image_height,
@@ -140,7 +143,7 @@ def _contender(
     if torch:
         return Contender('torch', 'torch', 'fp32', run, competitor.weights_mb), competitor
     precision, size = manifest.precision, _graphs_mb(path, manifest)
-    return Contender(path.name, 'onnxruntime', precision, run, size), competitor
+    return Contender(path.name, args.engine, precision, run, size), competitor
 
 
 def _graphs_mb(path: Path, manifest: Manifest) -> float:

@@ -34,7 +34,7 @@ class Job:
 
     Attributes:
         path: a bundle, or with `torch` a checkpoint or `RANDOM`.
-        torch: run a checkpoint in PyTorch float32 instead of a bundle.
+        engine: what runs the bundle, or `torch`: a checkpoint in PyTorch float32.
         model_config: of the network with random weights.
         frames, height, width: of the window; its images are noise, the same for everyone.
         threads: CPU threads; 0: all cores.
@@ -42,7 +42,7 @@ class Job:
     """
 
     path: Path
-    torch: bool
+    engine: str
     model_config: dict[str, Any]
     frames: int
     height: int
@@ -171,8 +171,8 @@ def peak_memory_mb() -> float:
 
 
 def _load(job: Job) -> tuple[Engine, float]:
-    if not job.torch:
-        return open_bundle(job.path, threads=job.threads), 0.0
+    if job.engine != 'torch':
+        return open_bundle(job.path, job.engine, job.threads), 0.0
     import torch
 
     from qvggt_ros.evaluation.torch_engine import TorchEngine

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from qvggt_ros.engine import ENGINES
 from qvggt_ros.errors import UsageError
 from qvggt_ros.evaluation.accuracy import (
     Predict,
@@ -35,6 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--data', required=True, help='synthetic:SEED (SEED >= 10000), or an image+pose folder'
     )
+    parser.add_argument(
+        '--engine', choices=ENGINES, default=ENGINES[0], help='what runs a bundle (onnxruntime)'
+    )
     parser.add_argument('--windows', type=int, default=500, help='how many windows (500)')
     parser.add_argument('--frames', type=int, default=4, help='frames per window (4)')
     parser.add_argument(
@@ -48,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     for name, least in (('windows', 1), ('frames', 2), ('step', 1)):
         if getattr(args, name) < least:
             raise UsageError(f'--{name} {getattr(args, name)}: must be at least {least}')
-    predict, width, height = open_model(args.model)
+    predict, width, height = open_model(args.model, args.engine)
     batches = open_data(args, width, height)
     console = Console(stderr=True)
     with Progress(console=console, transient=True) as bar:
@@ -64,12 +68,12 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def open_model(path: Path) -> tuple[Predict, int, int]:
+def open_model(path: Path, engine_name: str = ENGINES[0]) -> tuple[Predict, int, int]:
     """Open a bundle (folder) or checkpoint (file): its predictor, image width and height."""
     if path.is_dir() and (path / 'manifest.json').exists():
         from qvggt_ros.engine import open_bundle
 
-        engine = open_bundle(path)
+        engine = open_bundle(path, engine_name)
         return engine_predictor(engine), engine.manifest.image_width, engine.manifest.image_height
     if not path.exists():
         raise UsageError(f'{path}: no such bundle or checkpoint')

@@ -53,7 +53,7 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
         '--timing-cache',
         type=Path,
         metavar='FILE',
-        help='keeps what was measured of kernels, so that the next build here is faster',
+        help='keeps what was measured of kernels: the next build here is faster (tensorrt only)',
     )
 
 
@@ -88,6 +88,8 @@ def build_with_bar(args: argparse.Namespace, bundle: Path) -> tuple[Path, Sideca
             return True
 
         folder, sidecar = build_engines(bundle, manifest, build, progress)
+        for graph, task in tasks.items():
+            bar.update(task, completed=1, total=1, description=graph)  # type: ignore[arg-type]
     _print(folder, sidecar)
     return folder, sidecar
 

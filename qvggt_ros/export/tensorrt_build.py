@@ -22,6 +22,7 @@ from qvggt_ros.engine.built import BUILT_FOLDER, engine_file, key_for, manifest_
 from qvggt_ros.engine.cuda_device import CudaDevice, compute_capability
 from qvggt_ros.engine.half_types import HALF_TYPES, tolerances_in
 from qvggt_ros.engine.manifest import GRAPHS, Manifest, bundle_path
+from qvggt_ros.engine.onnx_file import check_graph_file
 from qvggt_ros.engine.self_check import self_check
 from qvggt_ros.engine.sidecar import BuiltGraph, EngineKey, Sidecar, write_sidecar
 from qvggt_ros.engine.tensorrt_engine import TensorRTEngine
@@ -110,6 +111,8 @@ def _key(library: Any, manifest: Manifest, build: EngineBuild) -> EngineKey:
     if build.product_type not in HALF_TYPES:
         raise UsageError(f'--type {build.product_type}: must be one of {", ".join(HALF_TYPES)}')
     target = _target(library, build)
+    if build.timing_cache is not None and build.engine != 'tensorrt':
+        raise UsageError(f'--timing-cache: {build.engine} times no kernels')
     version = str(library.__version__)
     return key_for(manifest, build.engine, version, target, build.product_type, build.attention)
 
@@ -147,6 +150,7 @@ def _build_graph(
     progress(name, 'rewriting the graph', 0, 1)
     rewritten = work / f'{name}.onnx'
     types = GraphTypes(key.product_type, key.attention)
+    check_graph_file(Path(bundle), info)
     rewrite_graph(bundle_path(Path(bundle), info.file), rewritten, types)
     label = f'{key.engine} {key.engine_version}: {name} graph of {bundle}'
     engine = compiler.compile(rewritten, label, lambda *step: progress(name, *step))

@@ -33,6 +33,7 @@ class Compiler:
             key: what to compile for.
             workspace_mb: most memory to try kernels with; None: all.
             timings: of kernels tried before, as `timings` was left by another run; or nothing.
+                TensorRT-RTX has none.
 
         """
         self.timings = timings
@@ -60,8 +61,7 @@ class Compiler:
             reason = parser.get_error(0).desc() if parser.num_errors else logger.last
             raise EngineError(f'{label} is not understood: {one_line(reason)}')
         config = self._config(builder, network)
-        cache = config.create_timing_cache(self.timings)
-        config.set_timing_cache(cache, False)  # False: not one of another machine
+        cache = self._timing_cache(config)
         monitor = make_monitor(library, steps)
         config.progress_monitor = monitor
         with interrupts_end(monitor):
@@ -72,8 +72,20 @@ class Compiler:
             raise EngineError(f'{label}: the build was ended')
         if engine is None:
             raise EngineError(f'{label} cannot be built: {one_line(logger.last)}')
-        self.timings = bytes(memoryview(cache.serialize()))
+        if cache is not None:
+            self.timings = bytes(memoryview(cache.serialize()))
         return memoryview(engine)
+
+    def _timing_cache(self, config: Any) -> Any:
+        """Return the cache that a build reads and fills; None where kernels are not timed."""
+        if self._key.engine == 'tensorrt_rtx':
+            return None
+        cache = config.create_timing_cache(self.timings)
+        # False: what was measured on another GPU, or by another version, is not taken.
+        if not config.set_timing_cache(cache, False):
+            cache = config.create_timing_cache(b'')
+            config.set_timing_cache(cache, False)
+        return cache
 
     def _config(self, builder: Any, network: Any) -> Any:
         library, config = self._library, builder.create_builder_config()
@@ -115,7 +127,7 @@ def make_monitor(library: Any, steps: Steps) -> Any:
     No exception may cross the library: what `steps` raises is kept as `error`.
     """
 
-    class Monitor(library.IProgressMonitor):  # type: ignore[misc]
+    class Monitor(library.IProgressMonitor):
         def __init__(self) -> None:
             library.IProgressMonitor.__init__(self)
             self.ended = False

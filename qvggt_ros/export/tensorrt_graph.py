@@ -10,7 +10,6 @@ float32; inputs are quantised symmetrically; attention becomes an operator that 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -23,6 +22,7 @@ from onnx_ir import DataType, Node, Value
 
 from qvggt_ros.engine.built import ATTENTIONS
 from qvggt_ros.errors import BundleError, UsageError
+from qvggt_ros.export.graph_editor import GraphEditor
 
 # Attention became a standard operator in this opset.
 ATTENTION_OPSET = 23
@@ -73,24 +73,24 @@ def rewrite_graph(source: Path, target: Path, types: GraphTypes) -> None:
     onnx_ir.save(model, target, external_data=f'{target.name}.data')
 
 
-class _Rewriter:
+class _Rewriter(GraphEditor):
     """One pass over a graph's nodes, each replaced in its place."""
 
     def __init__(self, model: onnx_ir.Model, types: GraphTypes) -> None:
-        self._graph = model.graph
+        super().__init__(model.graph)
         self._types = types
         self._half, self._half_numpy = TYPES[types.products]
         float_only = types.products == 'float32'
         self._in_float = PRODUCTS if float_only else NO_KERNELS.get(types.products, ())
-        self._names = 0
         self._casts: dict[tuple[str, DataType], Value] = {}
-        model.graph.opset_imports[''] = max(model.graph.opset_imports[''], ATTENTION_OPSET)
+        if types.attention == 'operator':  # an older TensorRT may not know the opset either
+            model.graph.opset_imports[''] = max(model.graph.opset_imports[''], ATTENTION_OPSET)
         model.graph.opset_imports.pop('com.microsoft', None)
 
     def run(self) -> None:
         """Rewrite the graph in place."""
         in_float = self._float_nodes()
-        for node in list(self._graph):
+        for node in list(self.graph):
             float_part = id(node) in in_float or node.op_type in self._in_float
             if node.op_type == 'QuantizeLinear':
                 self._make_symmetric(node)
@@ -99,14 +99,14 @@ class _Rewriter:
             elif node.op_type == 'MultiHeadAttention':
                 self._spell_attention(node, id(node) in in_float)
         self._drop_unused_zeros()
-        for name, value in list(self._graph.initializers.items()):
+        for name, value in list(self.graph.initializers.items()):
             if not value.uses():
-                del self._graph.initializers[name]
+                del self.graph.initializers[name]
 
     def _float_nodes(self) -> set[int]:
         """Return the nodes that use weights of float parts, and everything after them."""
         marked: set[int] = set()
-        for node in self._graph:
+        for node in self.graph:
             for value in node.inputs:
                 if value is None:
                     continue
@@ -126,7 +126,7 @@ class _Rewriter:
                 node.replace_input_with(index, self._as_half(value, node))
         (output,) = node.outputs
         output.type = onnx_ir.TensorType(self._half)
-        self._follow(node, self._cast(output, DataType.FLOAT))
+        self.follow(node, self.cast(output, DataType.FLOAT))
 
     def _as_half(self, value: Value, before: Node) -> Value:
         """Return a value in the half type: a step of its quantisation, a constant, or a cast."""
@@ -134,15 +134,15 @@ class _Rewriter:
         if producer is not None and producer.op_type == 'DequantizeLinear':
             return self._dequantised_as_half(value, producer)
         if value.const_value is not None:
-            return self._constant(value.const_value.numpy().astype(self._half_numpy), value.name)
+            return self.constant(value.const_value.numpy().astype(self._half_numpy), value.name)
         key = (value.name or '', self._half)
         if key not in self._casts:
-            made = self._cast(value, self._half)
+            made = self.cast(value, self._half)
             # Right behind what makes the value, so that all its users may share it.
             if producer is None:
-                self._graph.insert_before(self._graph[0], cast(Node, made.producer()))
+                self.graph.insert_before(self.graph[0], cast(Node, made.producer()))
             else:
-                self._graph.insert_after(producer, cast(Node, made.producer()))
+                self.graph.insert_after(producer, cast(Node, made.producer()))
             self._casts[key] = made
         return self._casts[key]
 
@@ -153,13 +153,13 @@ class _Rewriter:
             step = cast(Value, dequantise.inputs[1])
             assert step.const_value is not None
             steps = step.const_value.numpy().astype(self._half_numpy)
-            inputs = [dequantise.inputs[0], self._constant(steps, step.name)]
+            inputs = [dequantise.inputs[0], self.constant(steps, step.name)]
             attributes = {name: a.value for name, a in dequantise.attributes.items()}
             twin = onnx_ir.node(
-                'DequantizeLinear', inputs, attributes, name=self._name('dequantise')
+                'DequantizeLinear', inputs, attributes, name=self.name('dequantise')
             )
-            twin.outputs[0].name = self._name('half')
-            self._graph.insert_after(dequantise, twin)
+            twin.outputs[0].name = self.name('half')
+            self.graph.insert_after(dequantise, twin)
             self._casts[key] = twin.outputs[0]
         return self._casts[key]
 
@@ -176,7 +176,7 @@ class _Rewriter:
         users = [use.node for use in integers.uses()]
         if offset:
             shift = np.float32(offset * _number(step))
-            shifted = self._operator('Add', [x, self._constant(shift, 'shift')], quantise)
+            shifted = self.operator('Add', [x, self.constant(shift, 'shift')], quantise)
             quantise.replace_input_with(0, shifted)
             for dequantise in users:
                 self._return_shift(dequantise, float(shift))
@@ -191,14 +191,14 @@ class _Rewriter:
             product = use.node
             weight = _dequantised_constant(cast(Value, product.inputs[1]))
             excess = shift * weight.sum(axis=0, dtype=np.float64)
-            correction = self._constant(-excess.astype(np.float32), 'correction')
-            made = onnx_ir.node('Add', [product.outputs[0], correction], name=self._name('add'))
-            made.outputs[0].name = self._name('unshifted')
+            correction = self.constant(-excess.astype(np.float32), 'correction')
+            made = onnx_ir.node('Add', [product.outputs[0], correction], name=self.name('add'))
+            made.outputs[0].name = self.name('unshifted')
             made.outputs[0].type = onnx_ir.TensorType(DataType.FLOAT)
-            self._follow(product, made.outputs[0])
+            self.follow(product, made.outputs[0])
 
     def _drop_unused_zeros(self) -> None:
-        for node in self._graph:
+        for node in self.graph:
             if node.op_type == 'DequantizeLinear' and len(node.inputs) == 3:
                 node.resize_inputs(2)
 
@@ -218,21 +218,21 @@ class _Rewriter:
             out = self._attention_pattern(inputs, heads, node)
         else:
             attributes = {'q_num_heads': heads, 'kv_num_heads': heads}
-            out = self._operator('Attention', inputs, node, attributes)
+            out = self.operator('Attention', inputs, node, attributes)
         if half:
             out.type = onnx_ir.TensorType(self._half)
-            out = self._operator('Cast', [out], node, {'to': DataType.FLOAT})
+            out = self.operator('Cast', [out], node, {'to': DataType.FLOAT})
         onnx_ir.convenience.replace_all_uses_with(node.outputs[0], out)
-        self._graph.remove(node, safe=True)
+        self.graph.remove(node, safe=True)
 
     def _attention_pattern(self, inputs: list[Value], heads: int, before: Node) -> Value:
         """Spell attention as MatMul, Softmax, MatMul over [n, heads, L, width of a head]."""
-        split = self._constant(np.array([0, 0, heads, -1], np.int64), 'split')
-        merge = self._constant(np.array([0, 0, -1], np.int64), 'merge')
+        split = self.constant(np.array([0, 0, heads, -1], np.int64), 'split')
+        merge = self.constant(np.array([0, 0, -1], np.int64), 'merge')
         parts = [
-            self._operator(
+            self.operator(
                 'Transpose',
-                [self._operator('Reshape', [value, split], before)],
+                [self.operator('Reshape', [value, split], before)],
                 before,
                 {'perm': perm},
             )
@@ -240,58 +240,13 @@ class _Rewriter:
         ]
         width = _last_size(inputs[0], before) // heads
         number = self._half_numpy if inputs[0].dtype == self._half else np.dtype(np.float32)
-        scale = self._constant(np.array(width**-0.5).astype(number), 'scale')
-        query = self._operator('Mul', [parts[0], scale], before)
-        scores = self._operator('MatMul', [query, parts[1]], before)
-        weights = self._operator('Softmax', [scores], before, {'axis': -1})
-        mixed = self._operator('MatMul', [weights, parts[2]], before)
-        merged = self._operator('Transpose', [mixed], before, {'perm': [0, 2, 1, 3]})
-        return self._operator('Reshape', [merged, merge], before)
-
-    # --- building blocks
-
-    def _follow(self, node: Node, made: Value) -> None:
-        """Put what makes a value behind another node, in whose place it answers."""
-        (output,), follower = node.outputs, cast(Node, made.producer())
-        if output.is_graph_output():
-            raise BundleError(f'graph: its output {output.name} is a bare product')
-        uses = [use for use in output.uses() if use.node is not follower]
-        self._graph.insert_after(node, follower)
-        for use in uses:
-            use.node.replace_input_with(use.idx, made)
-
-    def _operator(
-        self,
-        op_type: str,
-        inputs: Iterable[Value],
-        before: Node,
-        attributes: Mapping[str, object] | None = None,
-    ) -> Value:
-        made = onnx_ir.node(op_type, list(inputs), attributes or {}, name=self._name(op_type))  # type: ignore[arg-type]
-        made.outputs[0].name = self._name('value')
-        self._graph.insert_before(before, made)
-        return made.outputs[0]
-
-    def _cast(self, value: Value, to: DataType) -> Value:
-        made = onnx_ir.node('Cast', [value], {'to': to}, name=self._name('cast'))
-        made.outputs[0].name = self._name('cast')
-        made.outputs[0].type = onnx_ir.TensorType(to)
-        return made.outputs[0]
-
-    def _constant(self, array: NDArray[np.generic] | np.generic, like: str | None) -> Value:
-        tensor = onnx_ir.tensor(np.asarray(array), name=self._name(like or 'constant'))
-        made = Value(
-            name=tensor.name,
-            const_value=tensor,
-            type=onnx_ir.TensorType(tensor.dtype),
-            shape=onnx_ir.Shape(np.shape(array)),
-        )
-        self._graph.register_initializer(made)
-        return made
-
-    def _name(self, like: str) -> str:
-        self._names += 1
-        return f'{like}/trt{self._names}'
+        scale = self.constant(np.array(width**-0.5).astype(number), 'scale')
+        query = self.operator('Mul', [parts[0], scale], before)
+        scores = self.operator('MatMul', [query, parts[1]], before)
+        weights = self.operator('Softmax', [scores], before, {'axis': -1})
+        mixed = self.operator('MatMul', [weights, parts[2]], before)
+        merged = self.operator('Transpose', [mixed], before, {'perm': [0, 2, 1, 3]})
+        return self.operator('Reshape', [merged, merge], before)
 
 
 def _number(value: Value) -> float:

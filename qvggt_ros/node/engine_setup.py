@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from qvggt_ros.engine import Engine, Manifest, open_bundle
+from qvggt_ros.engine import Engine, open_bundle
 from qvggt_ros.errors import UsageError
 from qvggt_ros.node.parameters import NodeSettings
 from qvggt_ros.reconstruction.reconstructor import Reconstructor
@@ -30,18 +30,21 @@ class EngineIdentity:
     key: str
 
     @staticmethod
-    def of(manifest: Manifest, engine: str, window_frames: int, stride: int) -> EngineIdentity:
-        """Gather it from a bundle's manifest and how it is used."""
+    def of(engine_name: str, engine: Engine, window_frames: int, stride: int) -> EngineIdentity:
+        """Gather it from an engine, its bundle's manifest and how it is used."""
+        manifest = engine.manifest
         size = f'{manifest.image_width}x{manifest.image_height}'
+        # Built engines have a key, which says for which machine, version and type.
+        key = getattr(engine, 'key', None)
+        runs = f'{engine_name}/{manifest.precision}/s{window_frames}/{size}'
         return EngineIdentity(
             bundle=manifest.name,
-            engine=engine,
+            engine=engine_name,
             precision=manifest.precision,
             method=manifest.method,
             window=f'{window_frames} frames, stride {stride}',
             image=size,
-            key=f'{engine}/{manifest.precision}/s{window_frames}/{size}/'
-            f'{manifest.checkpoint_sha256[:12]}',
+            key=f'{runs if key is None else key.name}/{manifest.checkpoint_sha256[:12]}',
         )
 
 
@@ -68,7 +71,7 @@ def load_engine(
         f'a first window of {reconstructor.window_frames} takes {window_ms:.0f} ms'
     )
     identity = EngineIdentity.of(
-        engine.manifest, settings.engine, reconstructor.window_frames, reconstructor.stride
+        settings.engine, engine, reconstructor.window_frames, reconstructor.stride
     )
     return reconstructor, identity
 

@@ -17,6 +17,7 @@ from rcl_interfaces.msg import (
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
+from qvggt_ros.engine import ENGINES
 from qvggt_ros.errors import UsageError
 from qvggt_ros.reconstruction.align import ALIGN_BY, AlignmentConfig
 from qvggt_ros.reconstruction.preprocess import PREPROCESS_MODES
@@ -48,7 +49,7 @@ class NodeSettings:
 
     # --- the engine
     bundle: str = _fixed('', 'Folder of the bundle (engines/NAME). Required.')
-    engine: str = _fixed('onnxruntime', 'What runs the bundle.')
+    engine: str = _fixed('onnxruntime', 'What runs the bundle.', ENGINES)
     threads: int = _fixed(0, 'CPU threads of the engine; 0 leaves it to the engine.', (0, 256))
     self_check: bool = _fixed(True, 'Run the golden windows before the first frame.')
     autostart: bool = _fixed(False, 'Configure and activate without a lifecycle manager.')
@@ -163,7 +164,7 @@ def rule_broken(values: Mapping[str, Any]) -> str:
     for name, allowed in _ALLOWED.items():
         if allowed and isinstance(allowed[0], str) and values[name] not in allowed:
             return f'parameter {name} is {values[name]!r}: must be one of {", ".join(allowed)}'
-    for name in ('map_frame', 'save_map_path', 'engine'):
+    for name in ('map_frame', 'save_map_path'):
         if not values[name]:
             return f'parameter {name} is empty: must not be'
     window, stride = values['window_frames'], values['stride']
