@@ -194,6 +194,10 @@ class FakeContext:
         self.shapes[name] = tuple(shape)
         return True
 
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        frames = next(iter(self.shapes.values()))[0]
+        return (frames, *self.engine.tensors[name][1][1:])
+
     def execute_async_v3(self, stream: int) -> bool:
         assert stream == 7 and set(self.addresses) == set(self.engine.tensors)
         shapes, addresses = dict(self.shapes), dict(self.addresses)

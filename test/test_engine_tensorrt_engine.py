@@ -20,7 +20,14 @@ from fake_gpu import FakeContext, FakeCuda, FakeEngine, FakeTensorRT
 from small_networks import SMALL_FRAMES, small_bundle
 
 from qvggt_ros.engine import Engine, open_bundle, read_manifest
-from qvggt_ros.engine.built import BUILT_FOLDER, engine_file, key_for, manifest_digest, utc_now
+from qvggt_ros.engine.built import (
+    BUILT_FOLDER,
+    engine_file,
+    key_for,
+    manifest_digest,
+    this_machine,
+    utc_now,
+)
 from qvggt_ros.engine.cuda_device import RUNTIME_MODULE, CudaDevice, compute_capability
 from qvggt_ros.engine.manifest import GRAPHS
 from qvggt_ros.engine.onnxruntime_engine import OnnxRuntimeEngine
@@ -226,6 +233,21 @@ def test_another_thread_is_refused(engine: TensorRTEngine) -> None:
     assert len(said) == 3 and all("used in thread 'executor'" in line for line in said)
 
 
+@pytest.mark.parametrize('size', [35, -1, 36])
+def test_an_output_of_another_size_never_reaches_its_memory(
+    engine: TensorRTEngine, library: FakeTensorRT, size: int
+) -> None:
+    """A library may leave sizes open until a shape is given; they are compared then."""
+    mode, shape = library.loaded[2].tensors['depth']
+    window = engine.window(engine.encode(images(1)))
+    library.loaded[2].tensors['depth'] = (mode, [*shape[:-1], size])
+    if size == 35:
+        engine.depth(window, [0])
+        return
+    with pytest.raises(EngineError, match=r'depth is \[1, 28, .*\] for 1 frames, must be \[1, 28'):
+        engine.depth(window, [0])
+
+
 def test_a_full_gpu_is_one_line(cuda: FakeCuda, library: FakeTensorRT) -> None:
     cuda.limit = 100_000
     with pytest.raises(EngineError, match=r'MB of GPU memory cannot be had: .*cudaMalloc'):
@@ -323,7 +345,8 @@ def put_engines(bundle: Path, key: EngineKey, built_at: str = '') -> None:
 def test_a_bundle_is_opened_and_proves_itself(bundle: Path, cuda: FakeCuda) -> None:
     engine = open_bundle(bundle, 'tensorrt')
     assert isinstance(engine, TensorRTEngine)
-    assert engine.key.name == 'tensorrt-10.7.0-sm_87-x86_64-fp32-float16-pattern-s3-35x28'
+    machine = this_machine()
+    assert engine.key.name == f'tensorrt-10.7.0-sm_87-{machine}-fp32-float16-pattern-s3-35x28'
     assert cuda.waits >= 2 * 3  # golden windows, three graphs
 
 
@@ -409,7 +432,7 @@ def test_the_runtime_has_what_is_called(cuda: FakeCuda, engine: TensorRTEngine) 
     for group in ('cudaMemcpyKind', 'cudaDeviceAttr', 'cudaStreamCaptureMode'):
         for member in vars(getattr(FakeCuda, group)):
             assert hasattr(getattr(runtime, group), member)
-    if not gpu_here():
+    if why_no_gpu():
         with pytest.raises(EngineError, match=r'no usable GPU here \(cudaError'):
             compute_capability(runtime)
         with pytest.raises(EngineError, match=r'no usable GPU here'):
@@ -419,12 +442,12 @@ def test_the_runtime_has_what_is_called(cuda: FakeCuda, engine: TensorRTEngine) 
 # --- on a real GPU
 
 
-def gpu_here() -> bool:
+def why_no_gpu() -> str:
     try:
         compute_capability()
-    except EngineError:
-        return False
-    return True
+    except EngineError as error:
+        return str(error)
+    return ''
 
 
 @pytest.mark.gpu
@@ -433,8 +456,8 @@ def gpu_here() -> bool:
 def test_real_engines_pass_their_self_check(tmp_path: Path, name: str) -> None:
     from qvggt_ros.cli import main
 
-    if not gpu_here():
-        pytest.skip('no GPU here, or no cuda-python')
+    if why_no_gpu():
+        pytest.skip(why_no_gpu())
     pytest.importorskip(name, reason=f'{name} is not installed here')
     demo = Path(__file__).parent.parent / 'engines' / 'demo'
     bundle = shutil.copytree(demo, tmp_path / 'demo')

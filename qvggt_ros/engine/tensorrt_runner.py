@@ -85,9 +85,7 @@ class GraphRunner:
         for name, tensor in {**self.inputs, **self.outputs}.items():
             self._accepted(self._context.set_tensor_address(name, tensor.address))
         self._frames = self._runs = 0
-        # TensorRT cannot say whether it can be recorded; it is tried.
-        capturable = getattr(self._context, 'is_stream_capturable', None)
-        self._records = capturable is None or bool(capturable(device.stream))
+        self._records = True
         self._recorded: Any = None
 
     def run(self, frames: int) -> None:
@@ -108,9 +106,17 @@ class GraphRunner:
 
     def _reshape(self, frames: int) -> None:
         self._forget_recording()
+        self._frames = 0  # whatever goes wrong below, the next run sets its shape
         for name, tensor in self.inputs.items():
             shape = (frames, *tensor.frame_shape)
             self._accepted(self._context.set_input_shape(name, shape))
+        for name, tensor in self.outputs.items():
+            found = tuple(self._context.get_tensor_shape(name))
+            if found != (frames, *tensor.frame_shape):
+                raise EngineError(
+                    f'{self._label}: {name} is {list(found)} for {frames} frames, must be '
+                    f'{[frames, *tensor.frame_shape]}'
+                )
         self._frames, self._runs = frames, 0
 
     def _enqueue(self) -> None:
@@ -119,6 +125,11 @@ class GraphRunner:
     def _record(self) -> None:
         """Record a run; where that is not possible, go on without."""
         device, runtime = self._device, self._device.runtime
+        # TensorRT-RTX can say whether it may be recorded; with TensorRT it is tried.
+        capturable = getattr(self._context, 'is_stream_capturable', None)
+        if capturable is not None and not capturable(device.stream):
+            self._records = False
+            return
         # Only this thread's calls are held to the rules of recording: ROS has threads of its own.
         mode = runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         device.call('cudaStreamBeginCapture', device.stream, mode)
@@ -162,18 +173,25 @@ def make_context(library: Any, engine: Any) -> Any:
 def check_tensors(library: Any, engine: Any, info: GraphInfo, frames: int, label: str) -> None:
     """Refuse an engine whose tensors or sizes of window are not the manifest's (EngineError)."""
     modes = library.TensorIOMode
-    wanted = {t.name: (modes.INPUT, t) for t in info.inputs}
-    wanted |= {t.name: (modes.OUTPUT, t) for t in info.outputs}
+    expected = {t.name: (modes.INPUT, t) for t in info.inputs}
+    expected |= {t.name: (modes.OUTPUT, t) for t in info.outputs}
     names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
-    if set(names) != set(wanted):
+    if set(names) != set(expected):
         raise EngineError(
             f'{label} has tensors {", ".join(sorted(names))}; the manifest says '
-            f'{", ".join(sorted(wanted))}'
+            f'{", ".join(sorted(expected))}'
         )
-    for name, (mode, tensor) in wanted.items():
+    for name, (mode, tensor) in expected.items():
         shape = tuple(engine.get_tensor_shape(name))
-        fits = engine.get_tensor_mode(name) == mode and shape[1:] == tensor.shape[1:]
-        if not fits or engine.get_tensor_dtype(name) != library.DataType.FLOAT:
+        # Sizes that the library has not worked out, -1, are compared when a shape is given.
+        fits = len(shape) == len(tensor.shape) and all(
+            size in (-1, wanted) for size, wanted in zip(shape[1:], tensor.shape[1:], strict=True)
+        )
+        if (
+            not fits
+            or engine.get_tensor_mode(name) != mode
+            or engine.get_tensor_dtype(name) != library.DataType.FLOAT
+        ):
             raise EngineError(
                 f'{label}: {name} is {engine.get_tensor_dtype(name)} {list(shape)}; the manifest '
                 f'says {tensor.dtype} {list(tensor.shape)}'

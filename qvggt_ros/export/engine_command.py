@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import argparse
 import json
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from qvggt_ros.engine.built import ATTENTIONS, engine_file
@@ -76,26 +77,43 @@ def build_with_bar(args: argparse.Namespace, bundle: Path) -> tuple[Path, Sideca
         args.workspace_mb,
         args.timing_cache,
     )
-    columns = (TextColumn('{task.description}'), BarColumn(bar_width=20), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        tasks: dict[str, int] = {}
-
-        def progress(graph: str, phase: str, done: int, total: int) -> bool:
-            if graph not in tasks:
-                tasks[graph] = bar.add_task(graph)
-            shown = f'{graph}: {phase[:40]}'
-            bar.update(tasks[graph], completed=done, total=max(total, 1), description=shown)  # type: ignore[arg-type]
-            return True
-
-        folder, sidecar = build_engines(bundle, manifest, build, progress)
-        for graph, task in tasks.items():
-            bar.update(task, completed=1, total=1, description=graph)  # type: ignore[arg-type]
+    with ExitStack() as stack:
+        bars = GraphBars(stack)
+        folder, sidecar = build_engines(bundle, manifest, build, bars.advance)
+        bars.finish()
     _print(folder, sidecar)
     return folder, sidecar
 
 
+class GraphBars:
+    """A bar for each graph; nothing is shown before there is something to show."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self._stack = stack
+        self._bar: Progress | None = None
+        self._graph, self._task = '', TaskID(0)
+
+    def advance(self, graph: str, phase: str, done: int, total: int) -> bool:
+        """Show how far a graph is; a new one ends the one before."""
+        if self._bar is None:
+            columns = (TextColumn('{task.description}'), BarColumn(20), TimeElapsedColumn())
+            bar = Progress(*columns, console=Console(stderr=True))
+            self._bar = self._stack.enter_context(bar)
+        if graph != self._graph:
+            self.finish()
+            self._graph, self._task = graph, self._bar.add_task(graph)
+        shown = f'{graph}: {phase[:40]}'
+        self._bar.update(self._task, completed=done, total=max(total, 1), description=shown)
+        return True
+
+    def finish(self) -> None:
+        """Mark the current graph as done."""
+        if self._bar is not None and self._graph:
+            self._bar.update(self._task, completed=1, total=1, description=self._graph)
+
+
 def _print(folder: Path, sidecar: Sidecar) -> None:
-    table = Table(title=sidecar.key.name)
+    table = Table()
     for heading in ('graph', 'engine, MB', 'built in, s'):
         table.add_column(heading, justify='left' if heading == 'graph' else 'right')
     for name, built in sidecar.graphs.items():
