@@ -331,6 +331,11 @@ def main(args: Sequence[str] | None = None) -> int:
         executor.spin()
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
+    except Exception:
+        # An interrupt that comes between two waits invalidates the context under rclpy's feet,
+        # which it reports as an error of its own kind.
+        if rclpy.ok():
+            raise
     finally:
         node.destroy_node()
         rclpy.try_shutdown()
