@@ -47,7 +47,7 @@ class CalibrationError(QvggtError):
     """Calibration images cannot be used, or the network's activations on them cannot."""
 
 
-def first_line(error: BaseException) -> str:
-    """Return what another library's error says, in one printable line of bearable length."""
+def first_line(error: object) -> str:
+    """Return what another library says, in one printable line of bearable length."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return ''.join(c if c.isprintable() else '?' for c in lines[0][:300])

@@ -51,6 +51,7 @@ __all__ = [
     'read_manifest',
     'verify_digests',
     'write_manifest',
+    'write_signed',
 ]
 
 MANIFEST_FILE = 'manifest.json'
@@ -59,9 +60,13 @@ _HASH_CHUNK_BYTES = 1 << 20
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write `manifest.json`, with a digest of its own content, so that an edit is noticed."""
-    content = asdict(manifest)
-    text = json.dumps({**content, 'manifest_sha256': content_digest(content)}, indent=1)
-    with whole_file(folder / MANIFEST_FILE) as file:
+    write_signed(folder / MANIFEST_FILE, asdict(manifest), 'manifest_sha256')
+
+
+def write_signed(path: Path, content: Mapping[str, Any], digest_key: str) -> None:
+    """Write JSON content with its own digest under a key; the file appears whole."""
+    text = json.dumps({**content, digest_key: content_digest(content)}, indent=1)
+    with whole_file(path) as file:
         file.write_text(text + '\n', encoding='utf-8')
 
 

@@ -11,9 +11,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from qvggt_ros.engine.manifest import GOLDEN_FIGURES, GRAPHS, content_digest
+from qvggt_ros.engine.manifest import GOLDEN_FIGURES, GRAPHS, content_digest, write_signed
 from qvggt_ros.errors import EngineError
-from qvggt_ros.files import whole_file
 
 SIDECAR_FILE = 'engines.json'
 SIDECAR_VERSION = 2
@@ -94,9 +93,7 @@ class Sidecar:
 def write_sidecar(folder: Path, sidecar: Sidecar) -> None:
     """Write `engines.json`, with a digest of its own content."""
     content = {'version': SIDECAR_VERSION, **asdict(sidecar)}
-    text = json.dumps({**content, 'sha256': content_digest(content)}, indent=1)
-    with whole_file(folder / SIDECAR_FILE) as file:
-        file.write_text(text + '\n', encoding='utf-8')
+    write_signed(folder / SIDECAR_FILE, content, 'sha256')
 
 
 def read_sidecar(folder: Path) -> Sidecar:

@@ -46,4 +46,4 @@ def make_logger(library: Any) -> Any:
 
 def one_line(text: object) -> str:
     """Return a library's message as a line that fits into one of ours."""
-    return first_line(EngineError(str(text).strip() or 'no reason was given'))
+    return first_line(str(text).strip() or 'no reason was given')

@@ -15,7 +15,7 @@ import json
 import os
 import platform
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -138,7 +138,7 @@ def _contender(
         width=manifest.image_width,
         threads=args.threads,
     )
-    competitor = stack.enter_context(Competitor(job))
+    competitor = stack.enter_context(closing(Competitor(job)))
     run = competitor.run_window
     if torch:
         return Contender('torch', 'torch', 'fp32', run, competitor.weights_mb), competitor

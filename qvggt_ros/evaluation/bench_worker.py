@@ -14,7 +14,6 @@ import time
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -51,7 +50,7 @@ class Job:
 
 
 class Competitor:
-    """The other end of a contender's process; a context that ends it.
+    """The other end of a contender's process, until it is closed.
 
     Attributes:
         weights_mb: of PyTorch's parameters; 0 for a bundle, whose files tell.
@@ -76,17 +75,6 @@ class Competitor:
         except BaseException:
             self.close()
             raise
-
-    def __enter__(self) -> Competitor:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def run_window(self) -> dict[str, float]:
         """Run one window; return each stage's seconds."""

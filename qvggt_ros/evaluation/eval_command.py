@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from qvggt_ros.engine import ENGINES
+from qvggt_ros.engine import ENGINES, open_bundle
 from qvggt_ros.errors import UsageError
 from qvggt_ros.evaluation.accuracy import (
     Predict,
@@ -71,8 +71,6 @@ def run(args: argparse.Namespace) -> int:
 def open_model(path: Path, engine_name: str = ENGINES[0]) -> tuple[Predict, int, int]:
     """Open a bundle (folder) or checkpoint (file): its predictor, image width and height."""
     if path.is_dir() and (path / 'manifest.json').exists():
-        from qvggt_ros.engine import open_bundle
-
         engine = open_bundle(path, engine_name)
         return engine_predictor(engine), engine.manifest.image_width, engine.manifest.image_height
     if not path.exists():

@@ -115,17 +115,16 @@ def quantised_network(
     state = None
     if build.work is not None:
         state = build.work / _key(source, build, chosen, config)
-    rotated = get_method(build.method).rotate
-    rows, columns = model.config.grid(*build.size)
-    added_macs = added_macs_share(model, rows * columns) if rotated else 0.0
     found = quantise(model, chosen.windows, build.precision, build.method, config, progress, state)
     fold_smoothing(found.model)
+    rotated = get_method(build.method).rotate
+    rows, columns = model.config.grid(*build.size)
     calibration = CalibrationInfo(
         source=build.source,
         windows=len(chosen.windows),
         seed=build.nfds.seed,
         sha256=chosen.digest,
-        added_macs_share=added_macs,
+        added_macs_share=added_macs_share(model, rows * columns) if rotated else 0.0,
     )
     quantised = QuantisedSource(
         precision=build.precision,

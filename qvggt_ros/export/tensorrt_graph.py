@@ -82,7 +82,7 @@ class _Rewriter(GraphEditor):
         self._half, self._half_numpy = TYPES[types.products]
         float_only = types.products == 'float32'
         self._in_float = PRODUCTS if float_only else NO_KERNELS.get(types.products, ())
-        self._casts: dict[tuple[str, DataType], Value] = {}
+        self._casts: dict[str, Value] = {}
         if types.attention == 'operator':  # an older TensorRT may not know the opset either
             model.graph.opset_imports[''] = max(model.graph.opset_imports[''], ATTENTION_OPSET)
         model.graph.opset_imports.pop('com.microsoft', None)
@@ -98,7 +98,6 @@ class _Rewriter(GraphEditor):
                 self._halve_product(node)
             elif node.op_type == 'MultiHeadAttention':
                 self._spell_attention(node, id(node) in in_float)
-        self._drop_unused_zeros()
         for name, value in list(self.graph.initializers.items()):
             if not value.uses():
                 del self.graph.initializers[name]
@@ -123,19 +122,19 @@ class _Rewriter(GraphEditor):
         """Compute one product in the half type, from float32 to float32."""
         for index, value in enumerate(node.inputs):
             if value is not None:
-                node.replace_input_with(index, self._as_half(value, node))
+                node.replace_input_with(index, self._as_half(value))
         (output,) = node.outputs
         output.type = onnx_ir.TensorType(self._half)
         self.follow(node, self.cast(output, DataType.FLOAT))
 
-    def _as_half(self, value: Value, before: Node) -> Value:
+    def _as_half(self, value: Value) -> Value:
         """Return a value in the half type: a step of its quantisation, a constant, or a cast."""
         producer = value.producer()
         if producer is not None and producer.op_type == 'DequantizeLinear':
             return self._dequantised_as_half(value, producer)
         if value.const_value is not None:
             return self.constant(value.const_value.numpy().astype(self._half_numpy), value.name)
-        key = (value.name or '', self._half)
+        key = value.name or ''
         if key not in self._casts:
             made = self.cast(value, self._half)
             # Right behind what makes the value, so that all its users may share it.
@@ -148,7 +147,7 @@ class _Rewriter(GraphEditor):
 
     def _dequantised_as_half(self, value: Value, dequantise: Node) -> Value:
         """Let integers become halves at once: what is dequantised has the type of its step."""
-        key = (value.name or '', self._half)
+        key = value.name or ''
         if key not in self._casts:
             step = cast(Value, dequantise.inputs[1])
             assert step.const_value is not None
@@ -197,11 +196,6 @@ class _Rewriter(GraphEditor):
             made.outputs[0].type = onnx_ir.TensorType(DataType.FLOAT)
             self.follow(product, made.outputs[0])
 
-    def _drop_unused_zeros(self) -> None:
-        for node in self.graph:
-            if node.op_type == 'DequantizeLinear' and len(node.inputs) == 3:
-                node.resize_inputs(2)
-
     # --- attention
 
     def _spell_attention(self, node: Node, float_part: bool) -> None:
@@ -211,7 +205,7 @@ class _Rewriter(GraphEditor):
         pattern = float_part or self._types.attention == 'pattern'
         half = not float_part and self._types.products != 'float32'
         inputs = [
-            self._as_half(cast(Value, value), node) if half else cast(Value, value)
+            self._as_half(cast(Value, value)) if half else cast(Value, value)
             for value in node.inputs[:3]
         ]
         if pattern:

@@ -22,13 +22,14 @@ from rcl_interfaces.msg import (
     ParameterDescriptor,
 )
 from rclpy.duration import Duration
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from qvggt_ros.errors import BagError, UsageError
 from qvggt_ros.node.bag_reader import COMPRESSED_TYPE, BagMessage, BagReader
+from qvggt_ros.node.interrupts import is_interrupt
 from qvggt_ros.node.messages import stamp_to_ns
 
 NODE_NAME = 'bag_player'
@@ -277,12 +278,8 @@ def main(args: Sequence[str] | None = None) -> int:
     except (BagError, UsageError) as error:
         player.get_logger().error(str(error))
         return EXIT_BAD_INPUT
-    except (KeyboardInterrupt, ExternalShutdownException):
-        return 130
-    except Exception:
-        # An interrupt that comes between two waits invalidates the context under rclpy's feet,
-        # which it reports as an error of its own kind.
-        if rclpy.ok():
+    except (KeyboardInterrupt, Exception) as error:
+        if not is_interrupt(error):
             raise
         return 130
     finally:

@@ -15,7 +15,7 @@ from typing import Any
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import SetParametersResult
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from std_msgs.msg import Header
@@ -26,6 +26,7 @@ from qvggt_ros.node.camera_info import CalibrationCache
 from qvggt_ros.node.diagnostics import diagnostic_array
 from qvggt_ros.node.engine_setup import EngineIdentity, load_engine
 from qvggt_ros.node.inputs import Inputs
+from qvggt_ros.node.interrupts import is_interrupt
 from qvggt_ros.node.outputs import Outputs
 from qvggt_ros.node.parameters import (
     NodeSettings,
@@ -329,12 +330,8 @@ def main(args: Sequence[str] | None = None) -> int:
         executor = SingleThreadedExecutor()
         executor.add_node(node)
         executor.spin()
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    except Exception:
-        # An interrupt that comes between two waits invalidates the context under rclpy's feet,
-        # which it reports as an error of its own kind.
-        if rclpy.ok():
+    except (KeyboardInterrupt, Exception) as error:
+        if not is_interrupt(error):
             raise
     finally:
         node.destroy_node()

@@ -178,7 +178,6 @@ class QuantisedLayer(nn.Module):
         self.integers, self.integer_steps = integers, steps[..., None].clone()
         self.rounded = self.rounded[:0]
         self.weight = nn.Parameter(self.weight.new_zeros(0), requires_grad=False)
-        self.enabled = True
 
     @torch.no_grad()
     def divide_rows(self, rows: slice, factors: Tensor) -> None:
