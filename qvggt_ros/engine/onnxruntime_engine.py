@@ -20,6 +20,11 @@ from qvggt_ros.engine.interface import (
 )
 from qvggt_ros.engine.manifest import GRAPHS, GraphInfo, Manifest, TensorInfo, bundle_path
 from qvggt_ros.engine.onnx_file import check_graph_file
+from qvggt_ros.engine.unsigned_weights import (
+    UnsignedWeights,
+    products_overflow,
+    with_unsigned_weights,
+)
 from qvggt_ros.errors import EngineError, first_line
 
 Tokens = NDArray[np.float32]
@@ -113,10 +118,17 @@ def open_graph(path: Path, threads: int = 0) -> onnxruntime.InferenceSession:
     # Weights of 4 bits are multiplied in float, as they were calibrated; by default their inputs
     # would be rounded to 8 bits.
     options.add_session_config_entry('session.qdq_matmulnbits_accuracy_level', '1')
+    unsigned = with_unsigned_weights(path) if products_overflow() else None
+    if unsigned is not None:
+        options.add_session_config_entry(
+            'session.model_external_initializers_file_folder_path', str(path.parent)
+        )
     try:
+        if unsigned is not None and unsigned.external:
+            options.add_external_initializers(*_values(unsigned.external))
         # By default it tries again with the same provider, and says so in three lines on stdout.
         return onnxruntime.InferenceSession(
-            str(path),
+            str(path) if unsigned is None else unsigned.model,
             sess_options=options,
             providers=['CPUExecutionProvider'],
             enable_fallback=0,
@@ -125,6 +137,14 @@ def open_graph(path: Path, threads: int = 0) -> onnxruntime.InferenceSession:
         raise EngineError(
             f'{path}: ONNX Runtime {onnxruntime.__version__} cannot load it: {first_line(error)}'
         ) from error
+
+
+def _values(
+    arrays: dict[str, UnsignedWeights],
+) -> tuple[list[str], list[onnxruntime.OrtValue]]:
+    """Return names and runtime values."""
+    values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in arrays.values()]
+    return list(arrays), values
 
 
 def _giving_back_memory() -> onnxruntime.RunOptions:
