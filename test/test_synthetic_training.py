@@ -17,6 +17,7 @@ from qvggt_ros.synthetic.train_config import TrainConfig
 from qvggt_ros.synthetic.training import Trainer, attend_unfused
 from qvggt_ros.synthetic.window_source import WindowSource
 from qvggt_ros.synthetic.workers import Worker
+from qvggt_ros.vggt import VGGT
 from qvggt_ros.vggt.layers import attend_sdpa
 
 
@@ -133,6 +134,26 @@ def test_the_averaged_model_carries_plain_keys(tmp_path: Path) -> None:
     assert out['pose_enc'].shape == (1, 2, 9) and torch.isfinite(out['depth']).all()
 
 
+def test_weights_of_another_image_size_begin_a_run(tmp_path: Path) -> None:
+    smaller = VGGT(replace(TINY_MODEL, pretrain_height=14, pretrain_width=28))
+    run = Trainer(TINY_MODEL, TINY, render, tmp_path / 'run.safetensors')
+    run.begin_with(smaller, windows_seen=800)
+    found = run.model.state_dict()
+    for name, value in smaller.state_dict().items():
+        if name != 'aggregator.patch_embed.pos_embed':
+            assert torch.equal(found[name], value)
+    assert run.progress.windows == 800 and run.progress.step == 0
+    run.source.refill(TINY.stage(800))
+    assert run.source.sequences_rendered == TINY.ring_sequences + 100
+    assert all(value > 0 for value in steps(run, 2))
+
+
+def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
+    other = VGGT(replace(TINY_MODEL, dpt_hidden=4))
+    with pytest.raises(CheckpointError, match='another network'):
+        Trainer(TINY_MODEL, TINY, render, tmp_path / 'run.safetensors').begin_with(other)
+
+
 def test_a_new_run_can_begin_with_other_weights(tmp_path: Path) -> None:
     first = trainer(tmp_path / 'first.safetensors')
     steps(first, 2)
@@ -157,11 +178,12 @@ def test_muon_trains_the_aggregators_matrices_and_adam_all_else(tmp_path: Path) 
 
 
 def test_depth_is_decoded_for_so_many_frames_and_others_at_the_next_step(tmp_path: Path) -> None:
-    run = trainer(tmp_path / 'run.safetensors', replace(TINY, depth_maps=3))
+    run = trainer(tmp_path / 'run.safetensors', replace(TINY, depth_share=0.4))
     first = run._depth_choice(8)
     assert len(first) == 3 and (first.diff() > 0).all() and first[0] >= 0 and first[-1] < 8
     assert torch.equal(first, run._depth_choice(8))
-    assert len(run._depth_choice(2)) == 2
+    assert len(run._depth_choice(2)) == 1
+    assert len(run._depth_choice(1)) == 1
     chosen = set()
     for _ in range(4):
         chosen.add(tuple(run._depth_choice(8).tolist()))

@@ -40,6 +40,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--minutes', type=float, required=True, help='length of this run')
     parser.add_argument('--out', type=Path, help='write the averaged model here (.safetensors)')
     parser.add_argument('--init', type=Path, help='weights that a new run begins with')
+    parser.add_argument(
+        '--init-windows',
+        type=int,
+        default=0,
+        metavar='N',
+        help='windows those were trained on: the curriculum goes on from there',
+    )
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     parser.add_argument('--cooldown', action='store_true', help='let the learning rate fall to 0')
     parser.add_argument('--learning-rate', type=float, default=TrainConfig.learning_rate)
@@ -73,6 +80,8 @@ def _check(args: argparse.Namespace) -> None:
             raise UsageError(f'--{name.replace("_", "-")} {value}: must be positive')
     if args.processes is not None and args.processes < 1:
         raise UsageError(f'--processes {args.processes}: must be positive')
+    if args.init_windows < 0:
+        raise UsageError(f'--init-windows {args.init_windows}: must not be negative')
     for name in ('run', 'out'):
         path = getattr(args, name)
         if path is not None and path.suffix != '.safetensors':
@@ -96,7 +105,7 @@ def _train(worker: Worker, args: argparse.Namespace, config: TrainConfig) -> Non
     renderer = _renderer(model_config, args.device, worker)
     trainer = Trainer(model_config, config, renderer, args.run, args.device, worker)
     if args.init and not args.run.exists():
-        trainer.begin_with(load_model(args.init, model_config))
+        trainer.begin_with(load_model(args.init), args.init_windows)
     history = args.run.with_suffix('.jsonl')
     console = Console(quiet=not worker.leads)
     with ProgressBar(

@@ -43,7 +43,7 @@ class TrainConfig:
 
     seed: int = 0
     frames_per_step: int = 64  # of each worker; windows per step = this / window size
-    depth_maps: int = 16  # frames per step whose depth is decoded and scored
+    depth_share: float = 0.25  # of a step's frames: those whose depth is decoded and scored
     learning_rate: float = 1e-3  # AdamW's
     muon_learning_rate: float = 2e-3
     warmup_steps: int = 500

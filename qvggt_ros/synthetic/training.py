@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from qvggt_ros.errors import CheckpointError
+from qvggt_ros.synthetic.cpu import has_bfloat16
 from qvggt_ros.synthetic.losses import (
     LossTerms,
     PatchAnswers,
@@ -29,6 +30,7 @@ from qvggt_ros.synthetic.losses import (
     patch_pose_loss,
     points_loss,
 )
+from qvggt_ros.synthetic.muon import Float32Muon
 from qvggt_ros.synthetic.targets import (
     PatchMatches,
     WindowTargets,
@@ -47,6 +49,7 @@ from qvggt_ros.synthetic.window_source import Renderer, Windows, WindowSource
 from qvggt_ros.synthetic.workers import Worker
 from qvggt_ros.vggt import VGGT, VGGTConfig
 from qvggt_ros.vggt.layers import Attention
+from qvggt_ros.vggt.positions import resize_learned
 
 # A window's scale is a mean over its pixels; every third row and column gives the same.
 SCALE_PIXEL_STEP = 3
@@ -89,10 +92,13 @@ class Trainer:
             name: value.detach().clone() for name, value in self.model.state_dict().items()
         }
         self._names = {id(p): name for name, p in self._named_parameters()}
-        self.optimizers = _optimizers(list(self._named_parameters()), config)
+        self.bfloat16 = self.device.type != 'cpu' or has_bfloat16()
+        muon = torch.optim.Muon if self.bfloat16 else Float32Muon
+        self.optimizers = _optimizers(list(self._named_parameters()), config, muon)
         self.progress = Progress()
         if run_path.exists():
             self._resume()
+        self._render = render
         self.source = WindowSource(config, render, self.progress.sequences, self.worker)
 
     def _named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
@@ -202,7 +208,7 @@ class Trainer:
             targets.depth, targets.camera_from_first, windows.intrinsics, patch
         )
         chosen = self._depth_choice(b * s)
-        with torch.autocast(self.device.type, dtype=torch.bfloat16):
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bfloat16):
             tokens = model.encode(windows.images.flatten(0, 1)).unflatten(0, (b, s))
             camera_tokens, taps = model.aggregator(tokens, grid)
             poses = model.camera_head(camera_tokens)
@@ -224,7 +230,8 @@ class Trainer:
     def _depth_choice(self, frames: int) -> Tensor:
         """Pick the frames of this step whose depth is decoded: the dense head costs most."""
         rng = np.random.default_rng((self.config.seed, self.progress.step, 1, self.worker.rank))
-        chosen = np.sort(rng.permutation(frames)[: self.config.depth_maps])
+        count = max(1, round(self.config.depth_share * frames))
+        chosen = np.sort(rng.permutation(frames)[:count])
         return torch.from_numpy(chosen).to(self.device)
 
     def _add_auxiliary(
@@ -268,10 +275,19 @@ class Trainer:
             [self.average[n] for n in floating], [state[n] for n in floating], 1 - decay
         )
 
-    def begin_with(self, model: VGGT) -> None:
-        """Take another network's weights; optimiser and counters stay as they are."""
-        self.model.load_state_dict(model.state_dict())
+    def begin_with(self, model: VGGT, windows_seen: int = 0) -> None:
+        """Take another network's weights, trained on so many windows; the optimiser starts anew.
+
+        The network may have been made for another image size: positions are resized. Curriculum
+        and rooms go on from where those windows end.
+        """
+        self.model.load_state_dict(resized_positions(model, self.model.config))
         self.average = {n: v.detach().clone() for n, v in self.model.state_dict().items()}
+        sequences = self.config.ring_sequences + int(
+            windows_seen / self.worker.count / self.config.uses_per_window
+        )
+        self.progress = replace(self.progress, windows=windows_seen, sequences=sequences)
+        self.source = WindowSource(self.config, self._render, sequences, self.worker)
 
     def averaged_model(self) -> VGGT:
         """Return a copy of the network with the moving average of its weights."""
@@ -300,6 +316,28 @@ class Trainer:
         self.patch_heads.load_state_dict(groups['patch_heads'])
         self.average = {n: v.to(self.device) for n, v in groups['average'].items()}
         restore_optimizer(self.optimizers, self._names, groups.get('optimizer', {}))
+
+
+def resized_positions(model: VGGT, config: VGGTConfig) -> dict[str, Tensor]:
+    """Return a network's weights for a config that may differ from its own in image size.
+
+    Raises:
+        CheckpointError: something else differs.
+
+    """
+    resized_config = replace(
+        model.config,
+        pretrain_height=config.pretrain_height,
+        pretrain_width=config.pretrain_width,
+    )
+    if resized_config != config:
+        raise CheckpointError('initial weights: of another network than the one trained here')
+    state = dict(model.state_dict())
+    stored, key = model.config.pretrain_grid, 'aggregator.patch_embed.pos_embed'
+    first, patches = state[key][:, :1], state[key][:, 1:]
+    resized = resize_learned(patches, stored, config.pretrain_grid)
+    state[key] = torch.cat([first, resized], dim=1)
+    return state
 
 
 def attend_unfused(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -357,7 +395,7 @@ class RunningFigures:
 
 
 def _optimizers(
-    named: list[tuple[str, nn.Parameter]], config: TrainConfig
+    named: list[tuple[str, nn.Parameter]], config: TrainConfig, muon_class: type[torch.optim.Muon]
 ) -> tuple[torch.optim.Optimizer, ...]:
     """Muon for the aggregator's matrices, AdamW for everything else.
 
@@ -369,7 +407,7 @@ def _optimizers(
     matrices = [p for p in rest if p.ndim >= 2 and p.shape[0] > 1]
     others = [p for p in rest if not (p.ndim >= 2 and p.shape[0] > 1)]
     optimizers: tuple[torch.optim.Optimizer, ...] = (
-        torch.optim.Muon(
+        muon_class(
             muon,
             lr=config.muon_learning_rate,
             weight_decay=config.weight_decay,
