@@ -230,6 +230,19 @@ def test_age_is_measured_where_stamps_are_of_this_clock(made: Ros) -> None:
     assert 0 < age()[-1] < 10_000
 
 
+def test_without_a_clock_map_and_diagnostics_come_and_say_so(made: Ros) -> None:
+    arrays = made.heard(DiagnosticArray, '/diagnostics')
+    maps = made.heard(PointCloud2, f'{TOPIC}/map', LATCHED)
+    node = new_node(made, use_sim_time=True, map_period_s=0.5)
+    activate(node)
+    Camera(made, node).send(range(6))
+    made.until(lambda: bool(maps and maps[-1].width))
+    arrays.clear()
+    made.until(lambda: bool(arrays))
+    found = {status.name: status for status in arrays[-1].status}['reconstruct: input']
+    assert 'no time has come on /clock' in found.message and found.level == b'\x01'
+
+
 def test_waiting_frames_get_their_poses_after_silence(made: Ros) -> None:
     poses = made.heard(PoseWithCovarianceStamped, f'{TOPIC}/pose')
     node = new_node(made, window_frames=6, stride=3)

@@ -218,7 +218,7 @@ class BagPlayer(Node):
                 deadline_s = time.monotonic() + self._value('answer_timeout_s')
             if time.monotonic() > deadline_s:
                 self.report.given_up += len(self._unanswered)
-                self.get_logger().warn(
+                self.get_logger().warning(
                     f'no pose for {len(self._unanswered)} images within '
                     f'{self._value("answer_timeout_s"):g} s: playing on'
                 )

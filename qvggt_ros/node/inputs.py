@@ -19,6 +19,7 @@ except ImportError:  # its name in Humble
     from rclpy.qos_event import SubscriptionEventCallbacks, UnsupportedEventTypeError
 
 from qvggt_ros.node.camera_info import CalibrationCache
+from qvggt_ros.node.clocks import steady_timer
 from qvggt_ros.node.parameters import NodeSettings
 from qvggt_ros.node.pipeline import ReceivedImage
 from qvggt_ros.node.statistics import NodeStatistics
@@ -68,7 +69,7 @@ class Inputs:
         )
         self._check: Any = None
         if settings.image_reliability == 'auto':
-            self._check = node.create_timer(RELIABILITY_CHECK_PERIOD_S, self._prefer_reliable)
+            self._check = steady_timer(node, RELIABILITY_CHECK_PERIOD_S, self._prefer_reliable)
 
     def destroy(self) -> None:
         """Stop listening."""
@@ -94,7 +95,7 @@ class Inputs:
         )
         if now_s - self._last_warning_s >= timeout_s:
             self._last_warning_s = now_s
-            self._node.get_logger().warn(text)
+            self._node.get_logger().warning(text)
         return text
 
     def _receive_image(self, message: Any) -> None:
@@ -138,7 +139,7 @@ class Inputs:
         self._statistics.count('messages_lost_by_middleware', event.total_count_change)
         if not self._loss_told:
             self._loss_told = True
-            self._node.get_logger().warn(
+            self._node.get_logger().warning(
                 f'the middleware loses images of {self.image_topic} on the way (counted in '
                 '/diagnostics): let their publisher offer reliable delivery, or use '
                 'image_transport compressed'

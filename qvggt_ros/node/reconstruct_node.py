@@ -23,6 +23,7 @@ from std_srvs.srv import SetBool, Trigger
 
 from qvggt_ros.errors import QvggtError
 from qvggt_ros.node.camera_info import CalibrationCache
+from qvggt_ros.node.clocks import missing_clock, steady_timer
 from qvggt_ros.node.diagnostics import diagnostic_array
 from qvggt_ros.node.engine_setup import EngineIdentity, load_engine
 from qvggt_ros.node.inputs import Inputs
@@ -58,7 +59,7 @@ class ReconstructNode(LifecycleNode):
         self._settings_stale = False
         self.add_on_set_parameters_callback(self._on_set_parameters)
         self._statistics = NodeStatistics()
-        self._calibration = CalibrationCache(self.get_logger().warn)
+        self._calibration = CalibrationCache(self.get_logger().warning)
         self._publish_lock = threading.Lock()  # held while a window goes out
         self._worker: EngineWorker | None = None
         self._pipeline: FramePipeline | None = None
@@ -68,6 +69,7 @@ class ReconstructNode(LifecycleNode):
         self._destroyers: list[Callable[[], object]] = []
         self._paused = False
         self._next_map_s = 0.0
+        self._clock_told = False
 
     # --- lifecycle ---
 
@@ -167,7 +169,7 @@ class ReconstructNode(LifecycleNode):
             reconstructor,
             self._calibration,
             self._statistics,
-            PipelineLog(logger.warn, logger.error),
+            PipelineLog(logger.warning, logger.error),
             on_result=self._on_result,
             on_restart=self._on_restart,
         )
@@ -183,7 +185,7 @@ class ReconstructNode(LifecycleNode):
         ):
             service = self.create_service(kind, name, callback)
             self._destroyers.append(partial(self.destroy_service, service))
-        timer = self.create_timer(HOUSEKEEPING_PERIOD_S, self._housekeeping)
+        timer = steady_timer(self, HOUSEKEEPING_PERIOD_S, self._housekeeping)
         self._destroyers.append(partial(self.destroy_timer, timer))
 
     def _stop_listening(self) -> None:
@@ -298,11 +300,20 @@ class ReconstructNode(LifecycleNode):
         silence = ''
         if self._inputs is not None and not self._paused:
             silence = self._inputs.silence(self._settings.image_timeout_s)
+            silence = silence or self._missing_clock()
         array_header = Header(stamp=self.get_clock().now().to_msg())
         snapshot = self._statistics.snapshot(now_s)
         self._diagnostics.publish(
             diagnostic_array(self.get_name(), array_header, snapshot, self._identity, silence)
         )
+
+    def _missing_clock(self) -> str:
+        """Return what is wrong with the clock, empty if nothing is; it is logged once."""
+        text = missing_clock(self)
+        if text and not self._clock_told:
+            self._clock_told = True
+            self.get_logger().warning(text)
+        return text
 
     def _ready_line(self) -> str:
         assert self._identity is not None and self._inputs is not None

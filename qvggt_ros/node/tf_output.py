@@ -34,7 +34,7 @@ class TfOutput:
         self._nameless_told = False
         self._logger = node.get_logger()
         if TFMessage is None:
-            self._logger.warn('tf2_msgs is not installed: nothing is published on /tf')
+            self._logger.warning('tf2_msgs is not installed: nothing is published on /tf')
             return
         self._publisher = node.create_lifecycle_publisher(TFMessage, '/tf', TF_QOS)
 
@@ -45,7 +45,7 @@ class TfOutput:
         if any(not pose.frame_id for pose in poses):
             if not self._nameless_told:
                 self._nameless_told = True
-                self._logger.warn('images come without frame_id: nothing is published on /tf')
+                self._logger.warning('images come without frame_id: nothing is published on /tf')
             return
         transforms = [self._transform(pose) for pose in poses]
         self._publisher.publish(TFMessage(transforms=transforms))
