@@ -13,9 +13,8 @@ from small_networks import SMALL, SMALL_SIZE, lively
 from qvggt_ros.cli import main
 from qvggt_ros.engine import open_bundle
 from qvggt_ros.engine.manifest import file_digest
-from qvggt_ros.errors import UsageError
 from qvggt_ros.export import build_command
-from qvggt_ros.export.build_command import ModelPreset, parse_size
+from qvggt_ros.export.build_command import ModelPreset
 from qvggt_ros.vggt import save_checkpoint
 
 
@@ -79,13 +78,6 @@ def test_a_checkpoint_of_other_sizes_is_refused(
     assert main(['build', '--checkpoint', str(path), '--out', str(tmp_path / 'new')]) == 2
     assert 'other sizes than --model demo' in capsys.readouterr().err
     assert [item.name for item in tmp_path.iterdir()] == ['small.safetensors']
-
-
-def test_size_is_width_then_height() -> None:
-    assert parse_size('518x392') == (392, 518)
-    for text in ('518', '518x', 'x392', '0x14', '-14x14', '14x14x14', '14 x 14', ''):
-        with pytest.raises(UsageError):
-            parse_size(text)
 
 
 def test_presets_can_be_built() -> None:

@@ -12,7 +12,7 @@ from rosbags.highlevel import AnyReader
 
 from qvggt_ros.cli import main
 from qvggt_ros.synthetic.drive import render_trajectory
-from qvggt_ros.synthetic.synth_command import DEMO_SEED, FIRST_STAMP_NS, parse_size
+from qvggt_ros.synthetic.synth_command import DEMO_SEED, FIRST_STAMP_NS
 
 WORDS = ['synth', 'bag', '--seed', '12', '--frames', '3', '--size', '64x48', '--depth']
 
@@ -109,7 +109,3 @@ def test_an_existing_bag_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFix
     assert main([*WORDS, '--out', str(tmp_path)]) == 2
     assert 'exists already' in capsys.readouterr().err
     assert (tmp_path / 'mine.txt').read_text() == 'mine'
-
-
-def test_sizes() -> None:
-    assert parse_size('320x240') == (320, 240)

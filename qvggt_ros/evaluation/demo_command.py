@@ -131,11 +131,12 @@ def _bundle(given: Path | None, console: Console) -> Path:
         return given
     if not bundle_is_current(DEFAULT_BUNDLE, TRAINED_MODEL):
         console.print('Building the bundle engines/demo (once)')
-        weights = str(TRAINED_MODEL) if TRAINED_MODEL.exists() else 'random'
+        trained = ['--checkpoint', str(TRAINED_MODEL), '--precision', 'w8a8']
+        source = trained if TRAINED_MODEL.exists() else ['--checkpoint', 'random']
         try:
             _run_command(
                 'qvggt_ros.export.build_command',
-                ['--checkpoint', weights, '--out', str(DEFAULT_BUNDLE)],
+                [*source, '--out', str(DEFAULT_BUNDLE)],
             )
         except ModuleNotFoundError as error:
             raise UsageError(

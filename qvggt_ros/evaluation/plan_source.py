@@ -16,7 +16,8 @@ from qvggt_ros.evaluation.graph_costs import Graph
 from qvggt_ros.evaluation.network_costs import network_work
 from qvggt_ros.evaluation.prediction import MOST_FRAMES, Counter
 from qvggt_ros.evaluation.work import PRECISIONS, Work, recast
-from qvggt_ros.export.build_command import parse_size, presets
+from qvggt_ros.export.build_command import presets
+from qvggt_ros.image_size import parse_image_size
 from qvggt_ros.vggt.config import VGGTConfig
 
 MODEL_FRAMES, MODEL_PRECISION = 4, 'w8a8'
@@ -67,7 +68,7 @@ def open_source(args: argparse.Namespace) -> Source:
         raise UsageError('give either a bundle or --model, not both')
     if args.frames is not None and not 1 <= args.frames <= MOST_FRAMES:
         raise UsageError(f'--frames {args.frames}: must be 1 to {MOST_FRAMES}')
-    size = None if args.size is None else parse_size(args.size)
+    size = None if args.size is None else parse_image_size(args.size)[::-1]
     if args.bundle is None:
         return _model(args.model, args.precision, args.frames, size)
     return _bundle(args.bundle, args.precision, args.frames, size)

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 import shutil
 import time
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from qvggt_ros.export.quantised_build import (
     check_exportable,
     quantised_network,
 )
+from qvggt_ros.image_size import parse_image_size
 from qvggt_ros.quantization.nfds import NfdsConfig
 from qvggt_ros.quantization.recipe import METHODS, PRECISIONS
 from qvggt_ros.vggt import VGGT, VGGTConfig, load_model, read_config
@@ -122,7 +122,7 @@ def run(args: argparse.Namespace) -> int:
     preset = presets()[args.model]
     if not 1 <= args.frames <= MAX_FRAMES:
         raise UsageError(f'--frames {args.frames}: must be 1 to {MAX_FRAMES}')
-    size = preset.size if args.size is None else parse_size(args.size)
+    size = preset.size if args.size is None else parse_image_size(args.size)[::-1]
     preset.config.grid(*size)
     if args.precision != 'fp32':
         check_exportable(args.precision, args.method)
@@ -178,14 +178,6 @@ def _quantised_bundle(
     )
     shutil.rmtree(work, ignore_errors=True)
     return manifest
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    """Return height and width of 'WxH'."""
-    match = re.fullmatch(r'([1-9]\d{0,4})x([1-9]\d{0,4})', text)
-    if match is None:
-        raise UsageError(f'--size {text!r}: must be WIDTHxHEIGHT in pixels, e.g. 518x392')
-    return int(match[2]), int(match[1])
 
 
 def load_source(

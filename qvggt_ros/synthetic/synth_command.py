@@ -16,6 +16,7 @@ from rich.progress import track
 
 from qvggt_ros.errors import UsageError
 from qvggt_ros.evaluation.bag_writer import ENCODINGS, STORAGES, CameraBagWriter
+from qvggt_ros.image_size import parse_image_size
 from qvggt_ros.synthetic.arrays import NUMPY
 from qvggt_ros.synthetic.drive import plan_drive, render_drive
 from qvggt_ros.synthetic.sequences import SequenceBatch
@@ -79,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
 
 def write_bag(args: argparse.Namespace) -> int:
     """Render a drive into a bag, which appears whole or not at all."""
-    width, height = parse_size(args.size)
+    width, height = _image_size(args.size)
     if args.samples < 1:
         raise UsageError(f'--samples {args.samples}: must be positive')
     console = Console(stderr=True)
@@ -95,17 +96,9 @@ def write_bag(args: argparse.Namespace) -> int:
     return 0
 
 
-def parse_size(text: str) -> tuple[int, int]:
-    """Return width and height of 'WxH'.
-
-    Raises:
-        UsageError: not two positive integers.
-
-    """
-    words = text.lower().split('x')
-    if len(words) != 2 or not all(word.isascii() and word.isdigit() for word in words):
-        raise UsageError(f'--size {text}: must be WIDTHxHEIGHT, like 320x240')
-    width, height = int(words[0]), int(words[1])
+def _image_size(text: str) -> tuple[int, int]:
+    """Return width and height; UsageError if they are too small or too large to render."""
+    width, height = parse_image_size(text)
     if not (16 <= width <= 4096 and 16 <= height <= 4096):
         raise UsageError(f'--size {text}: each side must have 16 to 4096 pixels')
     return width, height
