@@ -15,9 +15,11 @@ import pytest
 import torch
 from small_networks import SMALL, SMALL_FRAMES, SMALL_SIZE, lively
 from torch import nn
+from torch.nn import functional
 
 from qvggt_ros.engine.manifest import TensorInfo
 from qvggt_ros.engine.onnxruntime_engine import open_graph
+from qvggt_ros.engine.unsigned_weights import products_overflow
 from qvggt_ros.errors import UsageError
 from qvggt_ros.export.engine_layers import EngineLayer, with_engine_layers
 from qvggt_ros.export.golden import noise_windows
@@ -50,6 +52,7 @@ CASES: dict[str, tuple[Source, LayerPlan, tuple[int, ...]]] = {
     'int8': (nn.Linear(64, 24), STATIC8, (5, 7, 64)),
     'int8 with offset': (nn.Linear(64, 24), replace(STATIC8, offset=True), (5, 7, 64)),
     'int8 scaled as it comes': (nn.Linear(64, 24), replace(STATIC8, smoothing='online'), (5, 64)),
+    'two int8': (nn.Linear(64, 24), replace(STATIC8, activation_bits=16), (5, 7, 64)),
     'int8 of a 1x1 convolution': (nn.Conv2d(64, 24, 1), STATIC8, (3, 64, 4, 5)),
     'int8 weights of a convolution': (
         nn.Conv2d(64, 24, 3, padding=1),
@@ -84,6 +87,27 @@ def test_a_layer_of_the_engine_equals_its_simulation(case: str, tmp_path: Path) 
     half_step = 0.01 * float(layer.quantised_weight().abs().max())
     bound = half_step if plan.activation == 'static' else 1e-4
     assert np.abs(found - wanted).max() < min(bound, 1e-3)
+
+
+def test_two_integers_are_multiplied_as_integers(tmp_path: Path) -> None:
+    """Both parts become one integer product in the runtime, which keeps 16 bits of the input."""
+    torch.manual_seed(0)
+    plan = replace(STATIC8, activation_bits=16)
+    layer = QuantisedLayer(nn.Linear(64, 24), plan).requires_grad_(False)
+    layer.activation_step = torch.tensor(4 / 127)
+    x = torch.randn(5, 64)
+    path = tmp_path / 'layer.onnx'
+    session_of(EngineLayer(layer), x, path)
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / 'optimised.onnx')
+    session = onnxruntime.InferenceSession(path, options, providers=['CPUExecutionProvider'])
+    operators = [n.op_type for n in onnx.load(options.optimized_model_filepath).graph.node]
+    assert operators.count('MatMulIntegerToFloat') == 1 and 'MatMul' not in operators
+    wanted = functional.linear(x, layer.quantised_weight(), layer.bias).numpy()
+    if not products_overflow():
+        assert np.abs(session.run(None, {'x': x.numpy()})[0] - wanted).max() < 2e-4
+    found = open_graph(path).run(None, {'x': x.numpy()})[0]
+    assert np.abs(found - wanted).max() < 2e-4  # one integer part alone: 0.02
 
 
 def quantised(precision: str) -> VGGT:

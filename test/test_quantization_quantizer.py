@@ -15,6 +15,7 @@ from onnx import TensorProto, helper
 
 from qvggt_ros.quantization.quantizer import (
     fake_quantise,
+    fake_quantise_twice,
     integer_range,
     search_activation_clip,
     search_weight_clip,
@@ -71,6 +72,14 @@ def test_the_largest_magnitude_is_kept_and_errors_stay_below_half_a_step(
     y = fake_quantise(x, step, bits)
     assert float((y - x).abs().max()) <= float(step) / 2 * (1 + 1e-9)
     assert float(y[-1]) == pytest.approx(scale)
+
+
+@given(st.floats(1e-3, 1e3))
+def test_two_integers_keep_sixteen_bits(scale: float) -> None:
+    x = torch.linspace(-scale, scale, 1001, dtype=torch.float64)
+    step = step_of(x.abs().amax(), 8)
+    y = fake_quantise_twice(x, step)
+    assert float((y - x).abs().max()) <= float(step) / 508 * (1 + 1e-9)
 
 
 def test_gradients_pass_rounding_and_stop_at_the_clip() -> None:

@@ -38,6 +38,9 @@ def test_integer_layers_of_w8a8() -> None:
     fc2 = found['aggregator.frame_blocks.0.mlp.fc2']
     assert fc2.offset and fc2.smoothing == 'none' and not fc2.hadamard
     assert found['camera_head.pose_branch.fc2'].weight_bits == 32
+    head = found['camera_head.trunk.0.mlp.fc2']
+    assert (head.weight_bits, head.activation, head.activation_bits) == (8, 'static', 16)
+    assert not head.offset
     assert found['depth_head.scratch.layer1_rn'].activation == 'none'
     assert found['depth_head.projects.0'].activation == 'static'
 
@@ -46,7 +49,7 @@ def test_coarse_inputs_of_fc2_are_rotated_as_they_come() -> None:
     fc2 = plans('w4a4', 'dsfq')['aggregator.frame_blocks.0.mlp.fc2']
     assert fc2.hadamard and fc2.smoothing == 'online' and fc2.activation == 'token'
     head = plans('w4a4', 'dsfq')['camera_head.trunk.0.mlp.fc2']
-    assert not head.hadamard and head.activation_bits == 8
+    assert not head.hadamard and (head.activation, head.activation_bits) == ('static', 16)
 
 
 def test_baselines_leave_out_what_is_not_theirs() -> None:

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from qvggt_ros.errors import UsageError
 from qvggt_ros.quantization.layers import QuantisedLayer, quantised_layers
-from qvggt_ros.quantization.recipe import NONE, ONLINE, TOKEN
+from qvggt_ros.quantization.quantizer import FINER, PART_BITS, integer_range
+from qvggt_ros.quantization.recipe import NONE, ONLINE, STATIC, TOKEN, TWO_PARTS
 from qvggt_ros.vggt import VGGT
 
 # Buffers of this name hold whole numbers of 4 bits; a pass after the export gives them that type.
@@ -33,6 +34,7 @@ class EngineLayer(nn.Module):
 
     weight_step: Tensor
     step: Tensor
+    one: Tensor
     zero: Tensor
     scale: Tensor | None
 
@@ -62,6 +64,7 @@ class EngineLayer(nn.Module):
         self.register_buffer(self._weight_name, integers.contiguous())
         self.register_buffer('weight_step', steps.contiguous())
         self.register_buffer('step', layer.activation_step.detach().clone())
+        self.register_buffer('one', torch.ones_like(self.step))
         self.register_buffer('zero', (-layer.activation_offset.detach()).to(torch.int8))
         self.bias = layer.bias
 
@@ -82,18 +85,29 @@ class EngineLayer(nn.Module):
         )
 
     def _product(self, x: Tensor) -> Tensor:
-        y = self._input(x) @ self._weight()
+        if self._plan.activation == STATIC and self._plan.activation_bits == TWO_PARTS:
+            y = self._two_parts(x)
+        else:
+            y = self._input(x) @ self._weight()
         return y if self.bias is None else y + self.bias
 
     def _input(self, x: Tensor) -> Tensor:
         if self.scale is not None:
             x = x * self.scale
-        if self._plan.activation == NONE:
-            return x
-        integers = _operator('QuantizeLinear', [x, self.step, self.zero], x.shape, torch.int8)
-        return _operator(
-            'DequantizeLinear', [integers, self.step, self.zero], x.shape, self.step.dtype
-        )
+        return x if self._plan.activation == NONE else _rounded(x, self.step, self.zero)
+
+    def _two_parts(self, x: Tensor) -> Tensor:
+        """Multiply what 8 bits hold of the input and what 8 more hold of the rest, in one go.
+
+        Runtimes multiply integers where a product's input is rounded just before it and nowhere
+        else; so both parts go through one rounding, which changes the second alone.
+        """
+        low, high = integer_range(PART_BITS)
+        steps = x / self.step
+        first = steps.round().clamp(low, high)
+        parts = torch.stack([first, (steps - first) * FINER])
+        products = _rounded(parts, self.one, self.zero) @ self._weight()
+        return (products[0] + products[1] / FINER) * self.step
 
     def _weight(self) -> Tensor:
         integers = cast(Tensor, getattr(self, self._weight_name))
@@ -107,6 +121,12 @@ class EngineLayer(nn.Module):
             self.weight_step.dtype,
             attributes,
         )
+
+
+def _rounded(x: Tensor, step: Tensor, zero: Tensor) -> Tensor:
+    """Spell the rounding of an input to integers of 8 bits."""
+    integers = _operator('QuantizeLinear', [x, step, zero], x.shape, torch.int8)
+    return _operator('DequantizeLinear', [integers, step, zero], x.shape, step.dtype)
 
 
 def _operator(

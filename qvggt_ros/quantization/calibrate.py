@@ -31,6 +31,7 @@ from qvggt_ros.quantization.learn import LearnConfig, learn_block
 from qvggt_ros.quantization.observe import Observer, observed, second_moments
 from qvggt_ros.quantization.quantizer import (
     LEAST_STEP,
+    PART_BITS,
     search_activation_clip,
     search_weight_clip,
     step_of,
@@ -38,6 +39,7 @@ from qvggt_ros.quantization.quantizer import (
 from qvggt_ros.quantization.recipe import (
     NONE,
     TOKEN,
+    TWO_PARTS,
     LayerPlan,
     Method,
     get_method,
@@ -50,6 +52,8 @@ from qvggt_ros.vggt import VGGT
 Windows = NDArray[np.uint8]
 # Tokens that are worked on at once, and learned from in one step.
 TOKENS_AT_ONCE = 1024
+# Where 16 bits are there, one of them is for inputs larger than any seen.
+HEADROOM = 2.0
 # Products of one try of a clipping range; larger layers are tried on fewer rows.
 SEARCH_PRODUCTS = 500_000_000
 
@@ -296,6 +300,9 @@ def _prepare_activation(layer: QuantisedLayer, seen: Observer, method: Method) -
     if plan.offset:
         low = (seen.least / layer.smooth).amin()
         largest = (rows.amax() - low) / 2
+    if plan.activation_bits == TWO_PARTS:
+        layer.activation_step = step_of(HEADROOM * largest, PART_BITS)
+        return
     share = method.token_clip if plan.activation_bits < 8 else 1.0
     if method.search:
         some = slice(None, None, 1 + len(rows) * layer.weight.numel() // SEARCH_PRODUCTS)

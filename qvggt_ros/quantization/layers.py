@@ -20,11 +20,12 @@ from torch.nn import functional
 from qvggt_ros.quantization.hadamard import hadamard, kronecker_factors, rotate_online
 from qvggt_ros.quantization.quantizer import (
     fake_quantise,
+    fake_quantise_twice,
     step_of,
     to_integers,
     weight_blocks,
 )
-from qvggt_ros.quantization.recipe import NONE, STATIC, TOKEN, LayerPlan
+from qvggt_ros.quantization.recipe import NONE, STATIC, TOKEN, TWO_PARTS, LayerPlan
 from qvggt_ros.vggt import VGGT
 
 Source = nn.Linear | nn.Conv2d | nn.ConvTranspose2d
@@ -128,6 +129,8 @@ class QuantisedLayer(nn.Module):
     def quantised_input(self, x: Tensor) -> Tensor:
         """Return the values that a prepared input's integers stand for."""
         bits = self.plan.activation_bits
+        if self.plan.activation == STATIC and bits == TWO_PARTS:
+            return fake_quantise_twice(x, self.activation_step)
         if self.plan.activation == STATIC:
             shift = self.activation_offset * self.activation_step
             return fake_quantise(x - shift, self.activation_step, bits) + shift

@@ -13,6 +13,10 @@ from torch import Tensor
 
 # A tensor that is zero everywhere still needs a step.
 LEAST_STEP = 1e-12
+# An input in two parts: bits of each, and how many steps of the second are one of the first (half
+# of that is the largest integer).
+PART_BITS = 8
+FINER = 254
 # Shares of the largest magnitude that are tried as clipping ranges.
 CLIP_SHARES = tuple(1 - 0.025 * k for k in range(25))
 # Of activations: one range for all tokens can be a thousand times too wide where outliers sit on
@@ -46,6 +50,15 @@ def fake_quantise(x: Tensor, step: Tensor, bits: int) -> Tensor:
     """Return the numbers that the integers stand for; differentiable in x and in the step."""
     low, high = integer_range(bits)
     return round_through(x / step).clamp(low, high) * step
+
+
+def fake_quantise_twice(x: Tensor, step: Tensor) -> Tensor:
+    """Return what two integers of 8 bits stand for: one for x, one for what that leaves over."""
+    low, high = integer_range(PART_BITS)
+    steps = x / step
+    first = round_through(steps).clamp(low, high)
+    second = round_through((steps - first) * FINER).clamp(low, high)
+    return (first + second / FINER) * step
 
 
 def step_of(largest: Tensor, bits: int) -> Tensor:

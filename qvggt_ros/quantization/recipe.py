@@ -17,6 +17,7 @@ from qvggt_ros.errors import UsageError
 from qvggt_ros.vggt import VGGT
 
 NONE, STATIC, TOKEN = 'none', 'static', 'token'
+TWO_PARTS = 16  # bits of an input that is taken as two integers of 8
 ONLINE = 'online'  # smoothing by one multiplication per channel, as the input comes
 
 
@@ -31,7 +32,8 @@ class LayerPlan:
         weight_block: inputs that share a step; None: one step per output channel.
         activation: `none`, `static` (one step per tensor, fixed) or `token` (one per token,
             computed as it comes).
-        activation_bits: 8 or 4.
+        activation_bits: 8 or 4; 16 with `static`: two integers of 8 bits, the second for what the
+            first leaves over.
         smoothing: where the factors c go: `norm` (into the norm before), `value` (into the rows
             that make V), `online` (one multiplication per channel), or `none`.
         hadamard: whether the input is rotated as it comes.
@@ -76,9 +78,12 @@ def _bits(
 
 
 _W8A8 = _bits(8, STATIC, 8)
+# The camera head reads one token per frame and answers with the pose: inputs of 8 bits there made
+# half of a whole network's rotation error, and a second product costs nothing.
+_CAMERA_HEAD = _bits(8, STATIC, TWO_PARTS)
 INT4_BLOCK = 64
 PRECISIONS = {
-    'w8a8': Precision('w8a8', _W8A8, _W8A8, _W8A8, simulated=False),
+    'w8a8': Precision('w8a8', _W8A8, _CAMERA_HEAD, _W8A8, simulated=False),
     'w4a16': Precision(
         'w4a16',
         _bits(4, block=INT4_BLOCK),
@@ -86,8 +91,8 @@ PRECISIONS = {
         _bits(8),
         simulated=False,
     ),
-    'w4a8': Precision('w4a8', _bits(4, TOKEN, 8), _W8A8, _W8A8, simulated=True),
-    'w4a4': Precision('w4a4', _bits(4, TOKEN, 4), _W8A8, _W8A8, simulated=True),
+    'w4a8': Precision('w4a8', _bits(4, TOKEN, 8), _CAMERA_HEAD, _W8A8, simulated=True),
+    'w4a4': Precision('w4a4', _bits(4, TOKEN, 4), _CAMERA_HEAD, _W8A8, simulated=True),
 }
 
 
@@ -216,5 +221,6 @@ def _with_transforms(plan: LayerPlan, in_blocks: bool, method: Method) -> LayerP
     # Nor are they worth a multiplication per channel, where nothing can be folded.
     if plan.activation == NONE or (smoothing == ONLINE and not coarse):
         smoothing = NONE
-    offset = method.search and plan.kind == 'fc2' and plan.activation == STATIC
+    single = plan.activation == STATIC and plan.activation_bits != TWO_PARTS
+    offset = method.search and plan.kind == 'fc2' and single
     return replace(plan, smoothing=smoothing, hadamard=hadamard, offset=offset)
