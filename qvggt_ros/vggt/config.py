@@ -72,8 +72,8 @@ class VGGTConfig:
     def demo(cls) -> VGGTConfig:
         """Return the sizes of the small model that the project trains itself."""
         return cls(
-            pretrain_height=84,
-            pretrain_width=112,
+            pretrain_height=126,
+            pretrain_width=168,
             width=128,
             heads=4,
             encoder_depth=2,
