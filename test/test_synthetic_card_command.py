@@ -65,6 +65,16 @@ def card(model_path: Path, *words: str) -> int:
     return main(['synth', 'card', '--run', str(run), '--model', str(model_path), *words])
 
 
+def test_a_card_says_what_the_run_began_with(model_path: Path, tmp_path: Path) -> None:
+    average = {'average': dict(lively(SMALL).state_dict())}
+    progress = Progress(step=9, windows=2000, sequences=99, seconds=60.0, windows_before=1500)
+    save_run(tmp_path / 'run.safetensors', average, progress, SMALL.to_dict())
+    assert card(model_path) == 0
+    text = (model_path.parent / 'MODEL_CARD.md').read_text()
+    assert 'began with a model that had seen 1,500 windows' in text
+    assert '| windows seen | 2,000 |' in text
+
+
 def test_a_card_says_what_the_files_say(model_path: Path, tmp_path: Path) -> None:
     figures = tmp_path / 'eval.json'
     figures.write_text(f'a table\n{json.dumps(FIGURES)}\n')

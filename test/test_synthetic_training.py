@@ -142,7 +142,8 @@ def test_weights_of_another_image_size_begin_a_run(tmp_path: Path) -> None:
     for name, value in smaller.state_dict().items():
         if name != 'aggregator.patch_embed.pos_embed':
             assert torch.equal(found[name], value)
-    assert run.progress.windows == 800 and run.progress.step == 0
+    assert run.progress.windows == run.progress.windows_before == 800
+    assert run.progress.step == 0
     run.source.refill(TINY.stage(800))
     assert run.source.sequences_rendered == TINY.ring_sequences + 100
     assert all(value > 0 for value in steps(run, 2))

@@ -216,6 +216,11 @@ def _training(facts: CardFacts) -> str:
         if facts.of_run
         else 'The weights were written at another point of the run than the one counted here.'
     )
+    if progress.windows_before:
+        weights += (
+            f' The run began with a model that had seen {progress.windows_before:,} windows; '
+            'they and the rooms that so many take are counted above, its steps and time are not.'
+        )
     return (
         f'## Training\n\n{_table(("what", "value"), rows)}\n\n{weights} Processor and PyTorch are '
         'those of the machine that this card was written on. Rooms to train on have negative '

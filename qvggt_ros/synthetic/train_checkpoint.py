@@ -25,12 +25,22 @@ from qvggt_ros.files import whole_file
 
 @dataclass(frozen=True)
 class Progress:
-    """Counters of a run, summed over its sessions."""
+    """Counters of a run, summed over its sessions.
+
+    Attributes:
+        step: of the optimiser.
+        windows: seen, by the weights that the run began with too.
+        sequences: rendered by each process.
+        seconds: of training.
+        windows_before: those that the first weights had seen before this run.
+
+    """
 
     step: int = 0
     windows: int = 0
     sequences: int = 0
     seconds: float = 0.0
+    windows_before: int = 0
 
 
 def save_run(

@@ -286,7 +286,12 @@ class Trainer:
         sequences = self.config.ring_sequences + int(
             windows_seen / self.worker.count / self.config.uses_per_window
         )
-        self.progress = replace(self.progress, windows=windows_seen, sequences=sequences)
+        self.progress = replace(
+            self.progress,
+            windows=windows_seen,
+            windows_before=windows_seen,
+            sequences=sequences,
+        )
         self.source = WindowSource(self.config, self._render, sequences, self.worker)
 
     def averaged_model(self) -> VGGT:
