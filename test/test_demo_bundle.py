@@ -51,7 +51,9 @@ def test_the_committed_engine_passes_its_self_check_here() -> None:
 @pytest.mark.slow
 def test_the_committed_engine_finds_its_way_in_rooms_it_has_not_seen() -> None:
     model, _ = load_source('demo', presets()['demo'], str(MODEL), 0)
-    reference = reference_run(torch_predictor(model), synthetic_windows(20_000, 60, 4, 112, 84))
+    config = model.config
+    windows = synthetic_windows(20_000, 60, 4, config.pretrain_width, config.pretrain_height)
+    reference = reference_run(torch_predictor(model), windows)
     figures = evaluate_with_drift(engine_predictor(open_bundle(DEMO)), reference)
     # An untrained network, or one that says that nothing moves, has 14 and 0.4.
     assert reference.accuracy['auc30'] > 40 and reference.accuracy['absrel'] < 0.22

@@ -192,14 +192,17 @@ def test_this_machine_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_committed_bundle_takes_about_what_is_predicted_here(project_dir: Path) -> None:
     folder, frames = project_dir / 'engines' / 'demo', 4
     manifest = read_manifest(folder)
-    device = measure_cpu(frames * 53, 128)
+    height, width = manifest.image_height, manifest.image_width
+    config = VGGTConfig.from_dict(manifest.model_config)
+    tokens = np.prod(config.grid(height, width)) + config.special_tokens
+    device = measure_cpu(frames * int(tokens), config.width)
     works = {
         name: Graph(folder / f'{name}.onnx').work(frames)
         for name in ('encoder', 'window', 'depth')
     }
     predicted = sum(stage.total for stage in predict(works, device, manifest.precision).values())
     engine = OnnxRuntimeEngine(folder, manifest)
-    images = np.random.default_rng(0).random((frames, 3, 84, 112), np.float32)
+    images = np.random.default_rng(0).random((frames, 3, height, width), np.float32)
     measured = min(_window_seconds(engine, images) for _ in range(10))
     # Other programs share the cores with either of the two.
     assert measured / 4 < predicted < 4 * measured

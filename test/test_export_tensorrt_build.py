@@ -76,7 +76,7 @@ def test_int4_engines_are_built_together_with_their_bundle(
     words += ['--method', 'rtn', '--candidates', '4', '--samples', '2', '--fast']
     words += ['--engine', 'tensorrt_rtx', '--target', 'sm_89', '--type', 'bfloat16']
     assert main([*words, '--out', str(tmp_path / 'int4')]) == 0
-    assert 'sm_89-x86_64-w4a16-bfloat16-operator-s4-112x84' in capsys.readouterr().out
+    assert 'sm_89-x86_64-w4a16-bfloat16-operator-s4-168x126' in capsys.readouterr().out
     # Without zero points nothing moves: what TensorRT is given is the same function.
     feeds = inputs_of(tmp_path / 'int4')
     for name in GRAPHS:

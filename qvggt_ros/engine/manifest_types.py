@@ -83,7 +83,7 @@ class LayerInfo:
         weight_bits: 8 or 4.
         weight_block: inputs that share a step; None: one step per output channel.
         activation: `static` (one fixed step per tensor) or `none` (float).
-        activation_bits: of the input; 16 where it is float.
+        activation_bits: of the input; 16 where it is float, or `static` in two integers of 8.
         online: what is done to the input as it comes, beside quantising it: `none` or `scale`.
         relative_error: mean square error of its output over the output's mean square, by itself.
 
