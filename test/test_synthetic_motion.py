@@ -20,6 +20,7 @@ from qvggt_ros.synthetic.scene import (
     piece_distance_m,
     wall_distance_m,
 )
+from qvggt_ros.synthetic.windows import WINDOW_MOTION, training_motion
 
 COUNT, FRAMES = 120, 4
 
@@ -66,7 +67,8 @@ def test_few_pieces_have_to_make_way() -> None:
 
 def test_all_kinds_occur_by_their_weights() -> None:
     motion, _ = draw(MotionConfig())
-    assert set(motion.kind.tolist()) == set(range(len(KINDS)))
+    drawn = {index for index, weight in enumerate(MotionConfig().weights) if weight}
+    assert set(motion.kind.tolist()) == drawn
     motion, _ = draw(only('orbit'))
     assert set(motion.kind.tolist()) == {KINDS.index('orbit')}
 
@@ -83,6 +85,22 @@ def test_forward_goes_along_the_optical_axis() -> None:
     along = (step * motion.cameras.rotation[:, 0, :, 2]).sum(axis=-1)
     assert (along > 0.85 * path_m(motion)[:, -1]).all()
     assert np.median(along) > 0.5
+
+
+def test_an_arc_turns_while_it_goes() -> None:
+    motion, _ = draw(only('arc'))
+    turned, gone = angles(motion)[:, -1], path_m(motion)[:, -1]
+    assert np.median(turned) > 8.0 and np.median(gone) > 0.5
+    assert turned.min() < 5.0 < 25.0 < turned.max()
+    step = motion.cameras.centre_m[:, -1] - motion.cameras.centre_m[:, 0]
+    along = (step * motion.cameras.rotation[:, 0, :, 2]).sum(axis=-1)
+    assert (along > 0.8 * gone).all()
+
+
+def test_training_has_arcs_and_test_windows_stay_as_they_are() -> None:
+    arc = KINDS.index('arc')
+    assert training_motion(1.0).weights[arc] > 0.0 and WINDOW_MOTION.weights[arc] == 0.0
+    assert sum(training_motion(1.0).weights) == pytest.approx(1.0)
 
 
 def test_sideways_goes_across_it() -> None:

@@ -14,8 +14,8 @@ import numpy as np
 
 from qvggt_ros.synthetic.seeds import Draws, FloatArray, IntArray
 
-KINDS = ('forward', 'turn', 'sideways', 'stop', 'shake', 'orbit', 'random')
-FORWARD, TURN, SIDEWAYS, STOP, SHAKE, ORBIT, RANDOM = range(len(KINDS))
+KINDS = ('forward', 'turn', 'sideways', 'stop', 'shake', 'orbit', 'random', 'arc')
+FORWARD, TURN, SIDEWAYS, STOP, SHAKE, ORBIT, RANDOM, ARC = range(len(KINDS))
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,9 @@ def draw_controls(
     along = amount * progress
     sweep = wide * progress
 
+    # How far an arc turns: from as little as a drive straight on to as much as a turn in place.
+    curving = 0.05 + 0.215 * (1.0 + jump[:, :1, 3])
+
     def of_kind(**values: FloatArray) -> FloatArray:
         """Return the value of each window's kind, 0 where none is given."""
         result = np.zeros_like(progress)
@@ -79,11 +82,13 @@ def draw_controls(
         kind=kind,
         ahead=of_kind(
             forward=0.6 * along,
+            arc=0.45 * along,
             shake=0.25 * along + 0.04 * amount * jump[..., 0],
             random=0.6 * amount * jump[..., 0],
         ),
         right=of_kind(
             sideways=1.4 * sweep * sign,
+            arc=0.2 * along * bend,
             shake=0.2 * along * bend + 0.04 * amount * jump[..., 1],
             random=0.8 * amount * jump[..., 1],
         ),
@@ -91,6 +96,7 @@ def draw_controls(
         turn=of_kind(
             forward=0.15 * sweep * bend,
             turn=0.48 * sweep * sign,
+            arc=curving * sweep * sign,
             sideways=0.05 * sweep * bend,
             shake=0.2 * sweep * bend + 0.03 * wide * jump[..., 3],
             random=0.13 * wide * jump[..., 3],

@@ -37,7 +37,7 @@ class MotionConfig:
     amount is equally likely, unless `gentle`: then the small ones are likelier.
     """
 
-    weights: tuple[float, ...] = (0.25, 0.15, 0.1, 0.05, 0.15, 0.15, 0.15)
+    weights: tuple[float, ...] = (0.25, 0.15, 0.1, 0.05, 0.15, 0.15, 0.15, 0.0)
     least: float = 0.05
     most: float = 1.0
     gentle: bool = False
