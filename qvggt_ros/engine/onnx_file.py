@@ -4,8 +4,7 @@
 
 An ONNX file can name other files that its weights are read from, wherever they are, and operators
 that run other code. Not every runtime refuses that, so the file's structure is read here, field
-by field as protobuf writes it (https://protobuf.dev/programming-guides/encoding/), without
-loading it: weights are stepped over.
+by field as protobuf writes it, without loading it: weights are stepped over.
 """
 
 from __future__ import annotations
@@ -13,9 +12,9 @@ from __future__ import annotations
 import mmap
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 from qvggt_ros.engine.manifest_types import GraphInfo
+from qvggt_ros.engine.protobuf import Field, MalformedError, read_fields
 from qvggt_ros.errors import BundleError
 
 STANDARD_DOMAINS = ('', 'ai.onnx')
@@ -41,18 +40,6 @@ _GRAPH, _TRAINING, _FUNCTIONS = 7, 20, 25  # of a model
 _OPERATOR, _DOMAIN = 4, 7  # of a node
 _EXTERNAL_DATA, _DATA_LOCATION = 13, 14  # of a tensor
 _KEY, _VALUE = 1, 2  # of an entry of external data
-_VARINT, _FIXED_64, _BYTES, _FIXED_32 = 0, 1, 2, 5
-_FIXED_SIZES = {_FIXED_64: 8, _FIXED_32: 4}
-
-
-class _Field(NamedTuple):
-    """A field of a message: a number, or the place of its bytes in the file."""
-
-    number: int
-    value: int
-    begin: int
-    end: int
-    is_bytes: bool
 
 
 def check_graph_file(folder: Path, graph: GraphInfo) -> None:
@@ -84,7 +71,7 @@ class _GraphFile:
         self.path, self.data = path, data
         self.data_file, self.data_bytes = data_file, data_bytes
         self.fields_left = MAX_FIELDS
-        self.checks: dict[str, Callable[[list[_Field]], None]] = {
+        self.checks: dict[str, Callable[[list[Field]], None]] = {
             'model': self.check_model,
             'node': self.check_node,
             'tensor': self.check_tensor,
@@ -112,14 +99,14 @@ class _GraphFile:
         if check is not None:
             check(fields)
 
-    def check_model(self, fields: list[_Field]) -> None:
+    def check_model(self, fields: list[Field]) -> None:
         numbers = {field.number for field in fields}
         if _GRAPH not in numbers:
             raise self.error('holds no graph; the file is damaged')
         if numbers & {_TRAINING, _FUNCTIONS}:
             raise self.error('holds functions or training steps, which no bundle needs')
 
-    def check_node(self, fields: list[_Field]) -> None:
+    def check_node(self, fields: list[Field]) -> None:
         operator, domain = self.text(fields, _OPERATOR), self.text(fields, _DOMAIN)
         known = domain in STANDARD_DOMAINS or (
             domain == RUNTIME_DOMAIN and operator in RUNTIME_OPERATORS
@@ -127,7 +114,7 @@ class _GraphFile:
         if not known:
             raise self.error(f'operator {operator!r:.80} of {domain!r:.80} is none of a bundle')
 
-    def check_tensor(self, fields: list[_Field]) -> None:
+    def check_tensor(self, fields: list[Field]) -> None:
         """Refuse weights that lie in another file than the manifest's or beyond its end."""
         entries: dict[str, str] = {}
         external = False
@@ -160,14 +147,14 @@ class _GraphFile:
             raise self.error(f'place of weights {text!r:.80} must be a whole number')
         return int(text)
 
-    def entry(self, field: _Field) -> tuple[str, str]:
+    def entry(self, field: Field) -> tuple[str, str]:
         """Return key and value of an entry of external data."""
         if not field.is_bytes:
             raise self.malformed(field.begin)
         fields = list(self.fields(field.begin, field.end))
         return self.text(fields, _KEY), self.text(fields, _VALUE)
 
-    def text(self, fields: list[_Field], number: int) -> str:
+    def text(self, fields: list[Field], number: int) -> str:
         """Return a message's text field, empty if it has none; the last one counts."""
         found = [field for field in fields if field.number == number]
         if not found:
@@ -176,38 +163,16 @@ class _GraphFile:
             raise self.malformed(found[0].begin)
         return self.data[found[-1].begin : found[-1].end].decode('utf-8', 'backslashreplace')
 
-    def fields(self, begin: int, end: int) -> Iterator[_Field]:
+    def fields(self, begin: int, end: int) -> Iterator[Field]:
         """Give the fields of the message between two places of the file."""
-        at = begin
-        while at < end:
-            self.fields_left -= 1
-            if self.fields_left < 0:
-                raise self.error(f'has more than {MAX_FIELDS} parts')
-            tag, at = self.varint(at, end)
-            number, kind = tag >> 3, tag & 7
-            value, first = 0, at
-            if kind == _VARINT:
-                value, at = self.varint(at, end)
-            elif kind == _BYTES:
-                size, first = self.varint(at, end)
-                at = first + size
-            elif kind in _FIXED_SIZES:
-                at += _FIXED_SIZES[kind]
-            else:
-                raise self.malformed(at)
-            # No number has more than 29 bits: a library that kept only those saw another field.
-            if at > end or not 0 < number < 1 << 29:
-                raise self.malformed(first)
-            yield _Field(number, value, first, at, kind == _BYTES)
-
-    def varint(self, at: int, end: int) -> tuple[int, int]:
-        """Return a number of up to 64 bits, 7 to a byte, and where it ends."""
-        value = 0
-        for index, byte in enumerate(self.data[at : min(at + 10, end)]):
-            value |= (byte & 0x7F) << (7 * index)
-            if byte < 0x80:
-                return value, at + index + 1
-        raise self.malformed(at)
+        try:
+            for field in read_fields(self.data, begin, end):
+                self.fields_left -= 1
+                if self.fields_left < 0:
+                    raise self.error(f'has more than {MAX_FIELDS} parts')
+                yield field
+        except MalformedError as error:
+            raise self.malformed(error.at) from error
 
     def malformed(self, at: int) -> BundleError:
         return self.error(f'is no ONNX graph: broken at byte {at}; the file is damaged')

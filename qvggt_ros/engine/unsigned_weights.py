@@ -14,13 +14,20 @@ from __future__ import annotations
 
 import math
 import platform
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from qvggt_ros.engine.protobuf import (
+    Field,
+    read_fields,
+    read_varint,
+    write_bytes,
+    write_number,
+)
 from qvggt_ros.errors import EngineError
 
 UnsignedWeights = NDArray[np.uint8]
@@ -33,9 +40,9 @@ _EXACT = {'avx512_vnni', 'avx_vnni', 'avx_vnni_int8', 'amx_int8'}
 _GRAPH = 7
 _NODE, _INITIALIZER = 1, 5
 _INPUT, _OPERATOR = 1, 4
-_DIMENSIONS, _TYPE, _NAME, _RAW, _EXTERNAL, _LOCATION = 1, 2, 8, 9, 13, 14
+_DIMENSIONS, _TYPE, _NAME, _RAW, _EXTERNAL = 1, 2, 8, 9, 13
+_KEY, _VALUE = 1, 2  # of an entry of external data
 _INT8, _UINT8 = 3, 2
-_VARINT, _BYTES = 0, 2
 _SIGN = 0x80
 _ZERO_POINT = '.zero_point_128'
 # One per output channel; a damaged file may say anything.
@@ -79,148 +86,113 @@ def with_unsigned_weights(path: Path) -> UnsignedGraph | None:
     """
     try:
         data = path.read_bytes()
-        graph = next(field.data for field in _fields(data) if field.number == _GRAPH)
-        weights = _weights(graph)
+        model = _Message(data, 0, len(data))
+        weights = _weights(next(model.inner(_GRAPH)))
         if not weights:
             return None
         external: dict[str, UnsignedWeights] = {}
-        model = b''.join(
-            _message(_GRAPH, _rewritten(graph, weights, path.parent, external))
+        parts = [
+            write_bytes(_GRAPH, _rewritten(model.of(field), weights, path.parent, external))
             if field.number == _GRAPH
-            else field.whole
-            for field in _fields(data)
-        )
+            else model.whole(field)
+            for field in model.fields()
+        ]
     except (OSError, LookupError, ValueError, StopIteration) as error:
         raise EngineError(f'{path}: its weights cannot be made unsigned: {error}') from error
-    return UnsignedGraph(model, external)
+    return UnsignedGraph(b''.join(parts), external)
 
 
-class _Field(NamedTuple):
-    """A field of a message: its number or bytes, and the field as it was written."""
+class _Message(NamedTuple):
+    """A message in a file."""
 
-    number: int
-    value: int
-    data: memoryview
-    whole: memoryview
+    data: bytes
+    begin: int
+    end: int
 
+    def fields(self) -> Iterator[Field]:
+        return read_fields(self.data, self.begin, self.end)
 
-def _fields(data: bytes | memoryview) -> Iterator[_Field]:
-    """Give the fields of a message."""
-    view, at = memoryview(data), 0
-    while at < len(view):
-        begin = at
-        tag, at = _varint(view, at)
-        number, kind = tag >> 3, tag & 7
-        value, first = 0, at
-        if kind == _VARINT:
-            value, at = _varint(view, at)
-        elif kind == _BYTES:
-            size, first = _varint(view, at)
-            at = first + size
-        else:
-            at += 8 if kind == 1 else 4
-        if at > len(view):
-            raise ValueError('the file is damaged')
-        yield _Field(number, value, view[first:at], view[begin:at])
+    def inner(self, number: int) -> Iterator[_Message]:
+        """Give the messages, or texts, that its fields of a number hold."""
+        return (self.of(field) for field in self.fields() if field.number == number)
 
+    def of(self, field: Field) -> _Message:
+        return _Message(self.data, field.begin, field.end)
 
-def _varint(view: memoryview, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = view[at]
-        value |= (byte & 0x7F) << shift
-        shift, at = shift + 7, at + 1
-        if byte < 0x80:
-            return value, at
+    def content(self) -> bytes:
+        return self.data[self.begin : self.end]
+
+    def whole(self, field: Field) -> bytes:
+        """Return a field as it was written."""
+        return self.data[field.start : field.end]
+
+    def text(self, number: int) -> str:
+        """Return a text field, empty if there is none; the last one counts."""
+        found = [inner.content() for inner in self.inner(number)]
+        return found[-1].decode() if found else ''
+
+    def number(self, number: int) -> int:
+        return next((field.value for field in self.fields() if field.number == number), 0)
 
 
-def _written(value: int) -> bytes:
-    """Write a number, 7 bits to a byte."""
-    parts = bytearray()
-    while value > 0x7F:
-        parts.append(value & 0x7F | 0x80)
-        value >>= 7
-    parts.append(value)
-    return bytes(parts)
+def _inputs(node: _Message) -> list[str]:
+    return [text.content().decode() for text in node.inner(_INPUT)]
 
 
-def _number(number: int, value: int) -> bytes:
-    return _written(number << 3 | _VARINT) + _written(value)
-
-
-def _message(number: int, data: bytes | memoryview) -> bytes:
-    return b''.join((_written(number << 3 | _BYTES), _written(len(data)), data))
-
-
-def _text(data: bytes | memoryview, number: int) -> str:
-    found = [bytes(field.data) for field in _fields(data) if field.number == number]
-    return found[-1].decode() if found else ''
-
-
-def _inputs(node: memoryview) -> list[str]:
-    return [bytes(field.data).decode() for field in _fields(node) if field.number == _INPUT]
-
-
-def _weights(graph: memoryview) -> dict[str, str]:
+def _weights(graph: _Message) -> dict[str, str]:
     """Name the int8 weights that are dequantised without a zero point, and their steps."""
     signed = {
-        _text(field.data, _NAME)
-        for field in _fields(graph)
-        if field.number == _INITIALIZER and _type(field.data) == _INT8
+        tensor.text(_NAME) for tensor in graph.inner(_INITIALIZER) if tensor.number(_TYPE) == _INT8
     }
     weights = {}
-    for field in _fields(graph):
-        if field.number == _NODE and _text(field.data, _OPERATOR) == 'DequantizeLinear':
-            inputs = _inputs(field.data)
+    for node in graph.inner(_NODE):
+        if node.text(_OPERATOR) == 'DequantizeLinear':
+            inputs = _inputs(node)
             if len(inputs) == 2 and inputs[0] in signed:
                 weights[inputs[0]] = inputs[1]
     return weights
 
 
-def _type(tensor: memoryview) -> int:
-    return next((field.value for field in _fields(tensor) if field.number == _TYPE), 0)
-
-
 def _rewritten(
-    graph: memoryview,
+    graph: _Message,
     weights: dict[str, str],
     folder: Path,
     external: dict[str, UnsignedWeights],
 ) -> bytes:
     """Return a graph with unsigned weights, their zero points added; fills `external`."""
-    parts: list[bytes | memoryview] = []
+    parts = []
     steps = set(weights.values())
-    for field in _fields(graph):
-        name = _text(field.data, _NAME) if field.number == _INITIALIZER else ''
-        if name in weights:
-            parts.append(_message(_INITIALIZER, _unsigned(field.data, name, folder, external)))
-            continue
-        if name in steps:
-            parts.append(_message(_INITIALIZER, _zero_points(field.data, name)))
-        elif field.number == _NODE and _text(field.data, _OPERATOR) == 'DequantizeLinear':
-            inputs = _inputs(field.data)
+    for field in graph.fields():
+        part, inner = graph.whole(field), graph.of(field)
+        if field.number == _INITIALIZER:
+            name = inner.text(_NAME)
+            if name in weights:
+                part = write_bytes(_INITIALIZER, _unsigned(inner, name, folder, external))
+            elif name in steps:
+                parts.append(write_bytes(_INITIALIZER, _zero_points(inner, name)))
+        elif field.number == _NODE and inner.text(_OPERATOR) == 'DequantizeLinear':
+            inputs = _inputs(inner)
             if inputs[0] in weights:
-                zero = _message(_INPUT, (inputs[1] + _ZERO_POINT).encode())
-                parts.append(_message(_NODE, bytes(field.data) + zero))
-                continue
-        parts.append(field.whole)
+                zero = write_bytes(_INPUT, (inputs[1] + _ZERO_POINT).encode())
+                part = write_bytes(_NODE, inner.content() + zero)
+        parts.append(part)
     return b''.join(parts)
 
 
 def _unsigned(
-    tensor: memoryview, name: str, folder: Path, external: dict[str, UnsignedWeights]
+    tensor: _Message, name: str, folder: Path, external: dict[str, UnsignedWeights]
 ) -> bytes:
     """Return a weight as uint8: each number 128 more."""
-    parts: list[bytes | memoryview] = []
-    for field in _fields(tensor):
+    parts = []
+    for field in tensor.fields():
         if field.number == _TYPE:
-            parts.append(_number(_TYPE, _UINT8))
+            parts.append(write_number(_TYPE, _UINT8))
         elif field.number == _RAW:
-            numbers = np.frombuffer(field.data, np.uint8) ^ np.uint8(_SIGN)
-            parts.append(_message(_RAW, numbers.tobytes()))
+            numbers = np.frombuffer(tensor.of(field).content(), np.uint8) ^ np.uint8(_SIGN)
+            parts.append(write_bytes(_RAW, numbers.tobytes()))
         else:
-            parts.append(field.whole)
-    entries = dict(_entries(tensor))
+            parts.append(tensor.whole(field))
+    entries = {entry.text(_KEY): entry.text(_VALUE) for entry in tensor.inner(_EXTERNAL)}
     if entries:
         numbers = np.fromfile(
             folder / entries['location'],
@@ -232,39 +204,32 @@ def _unsigned(
     return b''.join(parts)
 
 
-def _entries(tensor: memoryview) -> Iterator[tuple[str, str]]:
-    """Give key and value of what says where weights outside of the graph lie."""
-    for field in _fields(tensor):
-        if field.number == _EXTERNAL:
-            yield _text(field.data, 1), _text(field.data, 2)
-
-
-def _dimensions(tensor: memoryview) -> list[int]:
+def _dimensions(tensor: _Message) -> list[int]:
     """Return a tensor's shape, written as single numbers or packed."""
     dims: list[int] = []
-    for field in _fields(tensor):
+    for field in tensor.fields():
         if field.number != _DIMENSIONS:
             continue
-        if field.whole[0] & 7 == _VARINT:
+        if not field.is_bytes:
             dims.append(field.value)
             continue
-        at = 0
-        while at < len(field.data):
-            size, at = _varint(field.data, at)
+        at = field.begin
+        while at < field.end:
+            size, at = read_varint(tensor.data, at, field.end)
             dims.append(size)
     return dims
 
 
-def _zero_points(step: memoryview, name: str) -> bytes:
+def _zero_points(step: _Message, name: str) -> bytes:
     """Return a tensor of the shape of the steps that holds 128 everywhere."""
     dims = _dimensions(step)
     count = math.prod(dims)
     if count > _MOST_STEPS:
         raise ValueError(f'{name} has {count} steps')
-    parts: Iterable[bytes] = (
-        *(_number(_DIMENSIONS, size) for size in dims),
-        _number(_TYPE, _UINT8),
-        _message(_NAME, (name + _ZERO_POINT).encode()),
-        _message(_RAW, bytes([_SIGN]) * count),
+    parts = (
+        *(write_number(_DIMENSIONS, size) for size in dims),
+        write_number(_TYPE, _UINT8),
+        write_bytes(_NAME, (name + _ZERO_POINT).encode()),
+        write_bytes(_RAW, bytes([_SIGN]) * count),
     )
     return b''.join(parts)
