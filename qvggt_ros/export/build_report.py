@@ -25,7 +25,7 @@ from rich.table import Table
 
 from qvggt_ros.engine.manifest import GOLDEN_OUTPUTS, Manifest
 from qvggt_ros.quantization.nfds import CalibrationSet
-from qvggt_ros.quantization.recipe import NONE, TWO_PARTS, LayerPlan, plan_layers
+from qvggt_ros.quantization.recipe import NONE, LayerPlan, plan_layers
 from qvggt_ros.vggt import VGGT, VGGTConfig
 
 WORST_LAYERS = 8
@@ -138,9 +138,7 @@ def plan_words(plan: LayerPlan) -> tuple[str, str, str, str]:
     per = 'output channel' if plan.weight_block is None else f'{plan.weight_block} inputs'
     given = 'float'
     if plan.activation != NONE:
-        integers = (
-            'two int8' if plan.activation_bits == TWO_PARTS else f'int{plan.activation_bits}'
-        )
+        integers = 'two int8' if plan.in_two_parts else f'int{plan.activation_bits}'
         given = f'{plan.activation} {integers}' + (' offset' if plan.offset else '')
     transforms = []
     if plan.hadamard:

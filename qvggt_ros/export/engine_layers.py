@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from qvggt_ros.errors import UsageError
 from qvggt_ros.quantization.layers import QuantisedLayer, quantised_layers
 from qvggt_ros.quantization.quantizer import FINER, PART_BITS, integer_range
-from qvggt_ros.quantization.recipe import NONE, ONLINE, STATIC, TOKEN, TWO_PARTS
+from qvggt_ros.quantization.recipe import NONE, ONLINE, TOKEN
 from qvggt_ros.vggt import VGGT
 
 # Buffers of this name hold whole numbers of 4 bits; a pass after the export gives them that type.
@@ -85,16 +85,18 @@ class EngineLayer(nn.Module):
         )
 
     def _product(self, x: Tensor) -> Tensor:
-        if self._plan.activation == STATIC and self._plan.activation_bits == TWO_PARTS:
-            y = self._two_parts(x)
+        if self._plan.in_two_parts:
+            y = self._two_parts(self._scaled(x))
         else:
             y = self._input(x) @ self._weight()
         return y if self.bias is None else y + self.bias
 
     def _input(self, x: Tensor) -> Tensor:
-        if self.scale is not None:
-            x = x * self.scale
+        x = self._scaled(x)
         return x if self._plan.activation == NONE else _rounded(x, self.step, self.zero)
+
+    def _scaled(self, x: Tensor) -> Tensor:
+        return x if self.scale is None else x * self.scale
 
     def _two_parts(self, x: Tensor) -> Tensor:
         """Multiply what 8 bits hold of the input and what 8 more hold of the rest, in one go.

@@ -39,7 +39,6 @@ from qvggt_ros.quantization.quantizer import (
 from qvggt_ros.quantization.recipe import (
     NONE,
     TOKEN,
-    TWO_PARTS,
     LayerPlan,
     Method,
     get_method,
@@ -300,7 +299,7 @@ def _prepare_activation(layer: QuantisedLayer, seen: Observer, method: Method) -
     if plan.offset:
         low = (seen.least / layer.smooth).amin()
         largest = (rows.amax() - low) / 2
-    if plan.activation_bits == TWO_PARTS:
+    if plan.in_two_parts:
         layer.activation_step = step_of(HEADROOM * largest, PART_BITS)
         return
     share = method.token_clip if plan.activation_bits < 8 else 1.0

@@ -25,7 +25,7 @@ from qvggt_ros.quantization.quantizer import (
     to_integers,
     weight_blocks,
 )
-from qvggt_ros.quantization.recipe import NONE, STATIC, TOKEN, TWO_PARTS, LayerPlan
+from qvggt_ros.quantization.recipe import NONE, STATIC, TOKEN, LayerPlan
 from qvggt_ros.vggt import VGGT
 
 Source = nn.Linear | nn.Conv2d | nn.ConvTranspose2d
@@ -129,7 +129,7 @@ class QuantisedLayer(nn.Module):
     def quantised_input(self, x: Tensor) -> Tensor:
         """Return the values that a prepared input's integers stand for."""
         bits = self.plan.activation_bits
-        if self.plan.activation == STATIC and bits == TWO_PARTS:
+        if self.plan.in_two_parts:
             return fake_quantise_twice(x, self.activation_step)
         if self.plan.activation == STATIC:
             shift = self.activation_offset * self.activation_step

@@ -51,6 +51,11 @@ class LayerPlan:
     hadamard: bool = False
     offset: bool = False
 
+    @property
+    def in_two_parts(self) -> bool:
+        """Whether the input is taken as two integers of 8 bits."""
+        return self.activation == STATIC and self.activation_bits == TWO_PARTS
+
 
 @dataclass(frozen=True)
 class Precision:
@@ -221,6 +226,6 @@ def _with_transforms(plan: LayerPlan, in_blocks: bool, method: Method) -> LayerP
     # Nor are they worth a multiplication per channel, where nothing can be folded.
     if plan.activation == NONE or (smoothing == ONLINE and not coarse):
         smoothing = NONE
-    single = plan.activation == STATIC and plan.activation_bits != TWO_PARTS
+    single = plan.activation == STATIC and not plan.in_two_parts
     offset = method.search and plan.kind == 'fc2' and single
     return replace(plan, smoothing=smoothing, hadamard=hadamard, offset=offset)
