@@ -20,7 +20,9 @@ from qvggt_ros.engine.interface import (
 )
 from qvggt_ros.engine.manifest import GRAPHS, GraphInfo, Manifest, TensorInfo, bundle_path
 from qvggt_ros.engine.onnx_file import check_graph_file
+from qvggt_ros.engine.unpacked_weights import with_unpacked_convolutions
 from qvggt_ros.engine.unsigned_weights import (
+    UnsignedGraph,
     UnsignedWeights,
     products_overflow,
     with_unsigned_weights,
@@ -118,17 +120,17 @@ def open_graph(path: Path, threads: int = 0) -> onnxruntime.InferenceSession:
     # Weights of 4 bits are multiplied in float, as they were calibrated; by default their inputs
     # would be rounded to 8 bits.
     options.add_session_config_entry('session.qdq_matmulnbits_accuracy_level', '1')
-    unsigned = with_unsigned_weights(path) if products_overflow() else None
-    if unsigned is not None:
+    changed = _rewritten(path)
+    if changed is not None:
         options.add_session_config_entry(
             'session.model_external_initializers_file_folder_path', str(path.parent)
         )
     try:
-        if unsigned is not None and unsigned.external:
-            options.add_external_initializers(*_values(unsigned.external))
+        if changed is not None and changed.external:
+            options.add_external_initializers(*_values(changed.external))
         # By default it tries again with the same provider, and says so in three lines on stdout.
         return onnxruntime.InferenceSession(
-            str(path) if unsigned is None else unsigned.model,
+            str(path) if changed is None else changed.model,
             sess_options=options,
             providers=['CPUExecutionProvider'],
             enable_fallback=0,
@@ -137,6 +139,18 @@ def open_graph(path: Path, threads: int = 0) -> onnxruntime.InferenceSession:
         raise EngineError(
             f'{path}: ONNX Runtime {onnxruntime.__version__} cannot load it: {first_line(error)}'
         ) from error
+
+
+def _rewritten(path: Path) -> UnsignedGraph | None:
+    """Read a graph with its weights in the form that this processor wants; None: as they are."""
+    try:
+        data = path.read_bytes()
+        unpacked = with_unpacked_convolutions(data, path.parent)
+        data = unpacked or data
+        unsigned = with_unsigned_weights(data, path.parent) if products_overflow() else None
+    except (OSError, LookupError, ValueError) as error:
+        raise EngineError(f'{path}: its weights cannot be read: {first_line(error)}') from error
+    return unsigned or (UnsignedGraph(unpacked, {}) if unpacked else None)
 
 
 def _values(
