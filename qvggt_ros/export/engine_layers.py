@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from qvggt_ros.errors import UsageError
 from qvggt_ros.quantization.layers import QuantisedLayer, quantised_layers
-from qvggt_ros.quantization.quantizer import FINER, PART_BITS, integer_range
+from qvggt_ros.quantization.quantizer import FINER
 from qvggt_ros.quantization.recipe import NONE, ONLINE, TOKEN
 from qvggt_ros.vggt import VGGT
 
@@ -34,7 +34,6 @@ class EngineLayer(nn.Module):
 
     weight_step: Tensor
     step: Tensor
-    one: Tensor
     zero: Tensor
     scale: Tensor | None
 
@@ -64,7 +63,6 @@ class EngineLayer(nn.Module):
         self.register_buffer(self._weight_name, integers.contiguous())
         self.register_buffer('weight_step', steps.contiguous())
         self.register_buffer('step', layer.activation_step.detach().clone())
-        self.register_buffer('one', torch.ones_like(self.step))
         self.register_buffer('zero', (-layer.activation_offset.detach()).to(torch.int8))
         self.bias = layer.bias
 
@@ -101,15 +99,14 @@ class EngineLayer(nn.Module):
     def _two_parts(self, x: Tensor) -> Tensor:
         """Multiply what 8 bits hold of the input and what 8 more hold of the rest, in one go.
 
-        Runtimes multiply integers where a product's input is rounded just before it and nowhere
-        else; so both parts go through one rounding, which changes the second alone.
+        Runtimes multiply integers where a product's input is rounded just before it, and with one
+        step; so both parts go through one rounding, which changes the second alone.
         """
-        low, high = integer_range(PART_BITS)
-        steps = x / self.step
-        first = steps.round().clamp(low, high)
-        parts = torch.stack([first, (steps - first) * FINER])
-        products = _rounded(parts, self.one, self.zero) @ self._weight()
-        return (products[0] + products[1] / FINER) * self.step
+        first = _rounded(x, self.step, self.zero)
+        parts = torch.cat([first, (x - first) * FINER])
+        products = _rounded(parts, self.step, self.zero) @ self._weight()
+        coarse, fine = products.split([x.shape[0], x.shape[0]])
+        return coarse + fine / FINER
 
     def _weight(self) -> Tensor:
         integers = cast(Tensor, getattr(self, self._weight_name))
