@@ -41,10 +41,10 @@ from qvggt_ros.engine.onnx_message import (
     with_graph,
 )
 from qvggt_ros.engine.protobuf import write_bytes, write_number
+from qvggt_ros.processor import CPU_INFO, processor_flags
 
 UnsignedWeights = NDArray[np.uint8]
 
-_CPU_INFO = Path('/proc/cpuinfo')
 # Instruction sets with 8-bit products that add up in 32 bits.
 _EXACT = {'avx512_vnni', 'avx_vnni', 'avx_vnni_int8', 'amx_int8'}
 
@@ -54,16 +54,11 @@ _ZERO_POINT = '.zero_point_128'
 _MOST_STEPS = 1 << 20
 
 
-def products_overflow(cpu_info: Path = _CPU_INFO) -> bool:
+def products_overflow(cpu_info: Path = CPU_INFO) -> bool:
     """Whether 8-bit products overflow on this processor; where that is unknown, they may."""
     if platform.machine().lower() not in ('x86_64', 'amd64'):
         return False
-    try:
-        lines = cpu_info.read_text(encoding='utf-8', errors='replace').splitlines()
-    except OSError:
-        return True
-    flags = next((line for line in lines if line.startswith('flags')), '')
-    return not _EXACT & set(flags.partition(':')[2].split())
+    return not _EXACT & processor_flags(cpu_info)
 
 
 class UnsignedGraph(NamedTuple):

@@ -28,6 +28,7 @@ from qvggt_ros.engine import ENGINES, read_manifest
 from qvggt_ros.engine.manifest import Manifest
 from qvggt_ros.errors import UsageError
 from qvggt_ros.evaluation.bench_worker import Competitor, Job
+from qvggt_ros.processor import processor_name
 
 STAGES = ('encoder', 'window', 'depth')
 PERCENTILES = (50, 95, 99)
@@ -188,22 +189,11 @@ def _host() -> dict[str, object]:
 
     return {
         'machine': platform.machine(),
-        'processor': _processor(),
+        'processor': processor_name(),
         'cores': len(os.sched_getaffinity(0)),
         'python': platform.python_version(),
         'onnxruntime': onnxruntime.__version__,
     }
-
-
-def _processor() -> str:
-    """Return the processor's name as the system tells it, or nothing."""
-    try:
-        for line in Path('/proc/cpuinfo').read_text().splitlines():
-            if line.startswith('model name'):
-                return line.partition(':')[2].strip()
-    except OSError:
-        pass
-    return platform.processor()
 
 
 def _table(report: dict[str, object]) -> Table:

@@ -8,7 +8,6 @@ import argparse
 import json
 import math
 import os
-import platform
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from torch import Tensor
 from qvggt_ros.engine.manifest import file_digest
 from qvggt_ros.errors import CheckpointError, DatasetError, UsageError
 from qvggt_ros.files import whole_file
+from qvggt_ros.processor import processor_name
 from qvggt_ros.synthetic.seeds import TEST_SEEDS_FROM
 from qvggt_ros.synthetic.train_checkpoint import Progress, load_run
 from qvggt_ros.synthetic.training_history import History, read_history
@@ -256,13 +256,3 @@ def _table(head: tuple[str, str], rows: list[tuple[str, str]]) -> str:
 
 def _parameters(model: VGGT) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
-
-
-def processor_name() -> str:
-    """Return the processor's name as the system gives it, or its architecture."""
-    try:
-        lines = Path('/proc/cpuinfo').read_text(encoding='utf-8').splitlines()
-        names = (line.partition(':')[2].strip() for line in lines if line.startswith('model name'))
-        return next(names, '') or platform.machine()
-    except OSError:  # not Linux
-        return platform.processor() or platform.machine()
