@@ -14,11 +14,10 @@ from small_training import TINY, TINY_MODEL, render
 from qvggt_ros.errors import CheckpointError
 from qvggt_ros.synthetic.train_checkpoint import load_run
 from qvggt_ros.synthetic.train_config import TrainConfig
-from qvggt_ros.synthetic.training import Trainer, attend_unfused
+from qvggt_ros.synthetic.training import Trainer
 from qvggt_ros.synthetic.window_source import WindowSource
 from qvggt_ros.synthetic.workers import Worker
 from qvggt_ros.vggt import VGGT
-from qvggt_ros.vggt.layers import attend_sdpa
 
 
 def trainer(path: Path, config: TrainConfig = TINY) -> Trainer:
@@ -118,11 +117,6 @@ def test_drawn_windows_depend_on_the_step_alone() -> None:
     for step in range(5):
         one.draw(step, 0, stage)
     torch.testing.assert_close(one.draw(7, 0, stage).images, other.draw(7, 0, stage).images)
-
-
-def test_unfused_attention_is_the_same_attention() -> None:
-    query, key, value = (torch.randn(2, 11, 3, 8) for _ in range(3))
-    torch.testing.assert_close(attend_unfused(query, key, value), attend_sdpa(query, key, value))
 
 
 def test_the_averaged_model_carries_plain_keys(tmp_path: Path) -> None:
