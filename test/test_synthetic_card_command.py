@@ -75,6 +75,14 @@ def test_a_card_says_what_the_run_began_with(model_path: Path, tmp_path: Path) -
     assert '| windows seen | 2,000 |' in text
 
 
+def test_a_card_says_what_a_mean_is_made_of(model_path: Path) -> None:
+    save_checkpoint(model_path, lively(SMALL), averaged_from=['ab' * 32, 'cd' * 32])
+    assert card(model_path) == 0
+    text = (model_path.parent / 'MODEL_CARD.md').read_text()
+    assert 'the mean of models that the training passed through' in text
+    assert '`abababababab`, `cdcdcdcdcdcd`' in text
+
+
 def test_a_card_says_what_the_files_say(model_path: Path, tmp_path: Path) -> None:
     figures = tmp_path / 'eval.json'
     figures.write_text(f'a table\n{json.dumps(FIGURES)}\n')

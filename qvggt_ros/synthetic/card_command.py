@@ -23,6 +23,7 @@ from qvggt_ros.synthetic.seeds import TEST_SEEDS_FROM
 from qvggt_ros.synthetic.train_checkpoint import Progress, load_run
 from qvggt_ros.synthetic.training_history import History, read_history
 from qvggt_ros.vggt import VGGT, load_model
+from qvggt_ros.vggt.checkpoint import read_averaged_from
 
 CARD = 'MODEL_CARD.md'
 CURVES = 'training.png'
@@ -49,6 +50,7 @@ class CardFacts:
         path: the model's file.
         model: its network.
         of_run: whether its weights are the run's moving average as the run file has it.
+        averaged_from: digests of the models whose mean it is; empty if it is none.
         progress: of the run.
         history: losses and validations of the run.
         figures: accuracy by name, None if it was not measured; a value is None where it is
@@ -59,6 +61,7 @@ class CardFacts:
     path: Path
     model: VGGT
     of_run: bool
+    averaged_from: list[str]
     progress: Progress
     history: History
     figures: dict[str, float | None] | None
@@ -112,6 +115,7 @@ def gather(run_path: Path, model_path: Path, figures_path: Path | None) -> CardF
         path=model_path,
         model=model,
         of_run=_same_weights(model.state_dict(), groups.get('average', {})),
+        averaged_from=read_averaged_from(model_path),
         progress=progress,
         history=read_history(run_path.with_suffix('.jsonl')),
         figures=None if figures_path is None else read_figures(figures_path),
@@ -211,11 +215,7 @@ def _training(facts: CardFacts) -> str:
         ('processor', f'{processor_name()}, {os.cpu_count()} cores'),
         ('PyTorch', str(torch.__version__)),
     ]
-    weights = (
-        "The weights are the run's moving average at that point."
-        if facts.of_run
-        else 'The weights were written at another point of the run than the one counted here.'
-    )
+    weights = _origin(facts)
     if progress.windows_before:
         weights += (
             f' The run began with a model that had seen {progress.windows_before:,} windows; '
@@ -227,6 +227,19 @@ def _training(facts: CardFacts) -> str:
         f'seeds, from -1 down. Rooms to test with have seeds from {TEST_SEEDS_FROM} up; none of '
         'them was ever trained on. Seeds between are for validation and examples.'
     )
+
+
+def _origin(facts: CardFacts) -> str:
+    """Say what of the run the weights are."""
+    if facts.averaged_from:
+        digests = ', '.join(f'`{digest[:12]}`' for digest in facts.averaged_from)
+        return (
+            'The weights are the mean of models that the training passed through (SHA-256 '
+            f'{digests}).'
+        )
+    if facts.of_run:
+        return "The weights are the run's moving average at that point."
+    return 'The weights were written at another point of the run than the one counted here.'
 
 
 def _network(facts: CardFacts) -> str:

@@ -28,6 +28,7 @@ _NS_PER_S = 1_000_000_000
 # name -> (module with `add_arguments(parser)` and `run(args) -> int`, one line of help)
 PYTORCH_TASKS = {
     'train': ('qvggt_ros.synthetic.train_command', 'train the demo model'),
+    'average': ('qvggt_ros.synthetic.average_command', 'average models of one training'),
     'card': (
         'qvggt_ros.synthetic.card_command',
         'describe a trained model: a card and its curves',

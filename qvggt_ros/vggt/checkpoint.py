@@ -9,7 +9,7 @@ import json
 import pickle
 import struct
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -23,6 +23,7 @@ from qvggt_ros.vggt.config import VGGTConfig
 from qvggt_ros.vggt.model import VGGT
 
 CONFIG_KEY = 'qvggt_config'
+AVERAGED_FROM_KEY = 'qvggt_averaged_from'
 WRAPPER_KEY = 'model'
 OPTIONAL_HEADS = ('point_head', 'track_head')
 
@@ -69,23 +70,44 @@ def load_model(path: Path | str, config: VGGTConfig | None = None) -> VGGT:
 def read_config(path: Path | str) -> VGGTConfig | None:
     """Return the config that `save_checkpoint` stored, or None where a file has none."""
     path = Path(path)
-    if path.suffix != '.safetensors':
-        return None
+    text = _metadata(path).get(CONFIG_KEY)
     try:
-        with safe_open(_existing(path), framework='pt') as file:
-            text = (file.metadata() or {}).get(CONFIG_KEY)
         return None if text is None else VGGTConfig.from_dict(json.loads(text))
-    except (SafetensorError, OSError, ValueError, UsageError) as error:
+    except (ValueError, UsageError) as error:
         raise CheckpointError(f'{path}: model config cannot be read: {_line(error)}') from error
 
 
-def save_checkpoint(path: Path | str, model: VGGT, dtype: torch.dtype | None = None) -> None:
+def read_averaged_from(path: Path | str) -> list[str]:
+    """Return the digests of the files whose mean a model is; empty where it is none."""
+    path = Path(path)
+    text = _metadata(path).get(AVERAGED_FROM_KEY, '')
+    return text.split()
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    """Return the texts that a file holds beside its weights."""
+    if path.suffix != '.safetensors':
+        return {}
+    try:
+        with safe_open(_existing(path), framework='pt') as file:
+            return dict(file.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f'{path}: model config cannot be read: {_line(error)}') from error
+
+
+def save_checkpoint(
+    path: Path | str,
+    model: VGGT,
+    dtype: torch.dtype | None = None,
+    averaged_from: Sequence[str] = (),
+) -> None:
     """Write a network's weights and config as `.safetensors`, whole or not at all.
 
     Args:
         path: the file.
         model: the network.
         dtype: of the stored weights, the network's own if None; loading brings float32 back.
+        averaged_from: digests of the files whose mean the weights are.
 
     """
     path = Path(path)
@@ -95,10 +117,13 @@ def save_checkpoint(path: Path | str, model: VGGT, dtype: torch.dtype | None = N
         key: value.detach().to('cpu', dtype).contiguous()
         for key, value in model.state_dict().items()
     }
+    metadata = {CONFIG_KEY: json.dumps(model.config.to_dict())}
+    if averaged_from:
+        metadata[AVERAGED_FROM_KEY] = ' '.join(averaged_from)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with whole_file(path) as partial:
-            save_file(state, partial, metadata={CONFIG_KEY: json.dumps(model.config.to_dict())})
+            save_file(state, partial, metadata=metadata)
             partial.chmod(0o644)  # safetensors writes it for its owner alone
     except OSError as error:
         raise CheckpointError(f'{path}: cannot be written: {_line(error)}') from error
