@@ -172,6 +172,12 @@ def test_muon_trains_the_aggregators_matrices_and_adam_all_else(tmp_path: Path) 
     assert all(not n.startswith('patch_heads') for n in groups[0])
 
 
+def test_a_learning_rate_is_everyones(tmp_path: Path) -> None:
+    run = trainer(tmp_path / 'run.safetensors', replace(TINY, learning_rate=1e-4))
+    rates = [group['initial_lr'] for o in run.optimizers for group in o.param_groups]
+    assert rates == [2e-4, 1e-4, 1e-4]
+
+
 def test_depth_is_decoded_for_so_many_frames_and_others_at_the_next_step(tmp_path: Path) -> None:
     run = trainer(tmp_path / 'run.safetensors', replace(TINY, depth_share=0.4))
     first = run._depth_choice(8)

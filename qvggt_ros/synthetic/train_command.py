@@ -49,7 +49,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     parser.add_argument('--cooldown', action='store_true', help='let the learning rate fall to 0')
-    parser.add_argument('--learning-rate', type=float, default=TrainConfig.learning_rate)
+    parser.add_argument(
+        '--learning-rate',
+        type=float,
+        default=TrainConfig.learning_rate,
+        help="AdamW's; Muon's is twice that",
+    )
     parser.add_argument('--frames-per-step', type=int, default=TrainConfig.frames_per_step)
     parser.add_argument('--ring', type=int, default=TrainConfig.ring_sequences)
     parser.add_argument('--uses-per-window', type=float, default=TrainConfig.uses_per_window)

@@ -44,8 +44,7 @@ class TrainConfig:
     seed: int = 0
     frames_per_step: int = 64  # of each worker; windows per step = this / window size
     depth_share: float = 0.25  # of a step's frames: those whose depth is decoded and scored
-    learning_rate: float = 1e-3  # AdamW's
-    muon_learning_rate: float = 2e-3
+    learning_rate: float = 1e-3  # AdamW's; Muon's is twice that
     warmup_steps: int = 500
     weight_decay: float = 0.03
     gradient_clip: float = 1.0
@@ -63,6 +62,11 @@ class TrainConfig:
     checkpoint_seconds: float = 50.0
     validation_seconds: float = 600.0
     validation_windows: int = 96
+
+    @property
+    def muon_learning_rate(self) -> float:
+        """Of the matrices that Muon trains."""
+        return 2 * self.learning_rate
 
     def stage(self, windows_seen: int) -> Stage:
         """Return the curriculum's stage after so many windows."""
