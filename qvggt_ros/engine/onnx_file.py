@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from qvggt_ros.engine.manifest_types import GraphInfo
+from qvggt_ros.engine.onnx_message import EXTERNAL, GRAPH, KEY, OPERATOR, VALUE
 from qvggt_ros.engine.protobuf import Field, MalformedError, read_fields
 from qvggt_ros.errors import BundleError
 
@@ -36,10 +37,9 @@ _INNER: dict[str, dict[int, str]] = {
     'sparse tensor': {1: 'tensor', 2: 'tensor'},
     'tensor': {},
 }  # fmt: skip
-_GRAPH, _TRAINING, _FUNCTIONS = 7, 20, 25  # of a model
-_OPERATOR, _DOMAIN = 4, 7  # of a node
-_EXTERNAL_DATA, _DATA_LOCATION = 13, 14  # of a tensor
-_KEY, _VALUE = 1, 2  # of an entry of external data
+_TRAINING, _FUNCTIONS = 20, 25  # of a model
+_DOMAIN = 7  # of a node
+_DATA_LOCATION = 14  # of a tensor
 
 
 def check_graph_file(folder: Path, graph: GraphInfo) -> None:
@@ -101,13 +101,13 @@ class _GraphFile:
 
     def check_model(self, fields: list[Field]) -> None:
         numbers = {field.number for field in fields}
-        if _GRAPH not in numbers:
+        if GRAPH not in numbers:
             raise self.error('holds no graph; the file is damaged')
         if numbers & {_TRAINING, _FUNCTIONS}:
             raise self.error('holds functions or training steps, which no bundle needs')
 
     def check_node(self, fields: list[Field]) -> None:
-        operator, domain = self.text(fields, _OPERATOR), self.text(fields, _DOMAIN)
+        operator, domain = self.text(fields, OPERATOR), self.text(fields, _DOMAIN)
         known = domain in STANDARD_DOMAINS or (
             domain == RUNTIME_DOMAIN and operator in RUNTIME_OPERATORS
         )
@@ -121,7 +121,7 @@ class _GraphFile:
         for field in fields:
             if field.number == _DATA_LOCATION:
                 external = external or field.value != 0 or field.is_bytes
-            elif field.number == _EXTERNAL_DATA:
+            elif field.number == EXTERNAL:
                 external = True
                 key, value = self.entry(field)
                 if key in entries:
@@ -152,7 +152,7 @@ class _GraphFile:
         if not field.is_bytes:
             raise self.malformed(field.begin)
         fields = list(self.fields(field.begin, field.end))
-        return self.text(fields, _KEY), self.text(fields, _VALUE)
+        return self.text(fields, KEY), self.text(fields, VALUE)
 
     def text(self, fields: list[Field], number: int) -> str:
         """Return a message's text field, empty if it has none; the last one counts."""

@@ -9,14 +9,20 @@ LookupError.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qvggt_ros.engine.protobuf import Field, read_fields, read_varint, write_bytes
+from qvggt_ros.engine.protobuf import (
+    Field,
+    read_fields,
+    read_varint,
+    write_bytes,
+    write_number,
+)
 
 # Numbers of the fields of onnx.proto.
 GRAPH = 7
@@ -25,8 +31,9 @@ INPUT, OUTPUT, OPERATOR, ATTRIBUTE = 1, 2, 4, 5
 ATTRIBUTE_NAME, ATTRIBUTE_NUMBER = 1, 3
 DIMENSIONS, TYPE, NAME, RAW, EXTERNAL = 1, 2, 8, 9, 13
 VALUE_NAME = 1
-_KEY, _VALUE = 1, 2  # of an entry of external data
+KEY, VALUE = 1, 2  # of an entry of external data
 FLOAT, UINT8, INT8 = 1, 2, 3  # types of a tensor
+DEQUANTIZE = 'DequantizeLinear'
 
 _ESCAPE = 'surrogateescape'
 
@@ -72,6 +79,35 @@ class Message(NamedTuple):
         return next((field.value for field in self.fields() if field.number == number), 0)
 
 
+class GraphInMemory(NamedTuple):
+    """A rewritten graph.
+
+    Attributes:
+        model: the ONNX file's bytes.
+        external: rewritten weights that lay in a file beside it, by name.
+
+    """
+
+    model: bytes
+    external: dict[str, NDArray[np.uint8]]
+
+
+class Unpacking(NamedTuple):
+    """A DequantizeLinear, without zero point, of int8 weights.
+
+    Attributes:
+        start: where its field begins in the graph.
+        node: the node.
+        weight, step: names of the weights and of what they are multiplied by.
+
+    """
+
+    start: int
+    node: Message
+    weight: str
+    step: str
+
+
 def bytes_of(text: str) -> bytes:
     """Return a text as it is written."""
     return text.encode(errors=_ESCAPE)
@@ -96,6 +132,17 @@ def with_graph(model: Message, graph: bytes) -> bytes:
         write_bytes(GRAPH, graph) if field.number == GRAPH else model.whole(field)
         for field in model.fields()
     )
+
+
+def unpackings(graph: Message) -> Iterator[Unpacking]:
+    """Give the nodes of a graph that unpack its int8 weights."""
+    int8 = {t.text(NAME) for t in graph.inner(INITIALIZER) if t.number(TYPE) == INT8}
+    for field in graph.fields():
+        node = graph.of(field)
+        if field.number == NODE and node.text(OPERATOR) == DEQUANTIZE:
+            inputs = node.texts(INPUT)
+            if len(inputs) == 2 and inputs[0] in int8:
+                yield Unpacking(field.start, node, *inputs)
 
 
 def attributes(node: Message) -> dict[str, int]:
@@ -133,7 +180,7 @@ def lies_outside(tensor: Message) -> bool:
 
 def raw_bytes(tensor: Message, folder: Path) -> NDArray[np.uint8]:
     """Return the bytes of a tensor's numbers, from the graph or from the file beside it."""
-    entries = {entry.text(_KEY): entry.text(_VALUE) for entry in tensor.inner(EXTERNAL)}
+    entries = {entry.text(KEY): entry.text(VALUE) for entry in tensor.inner(EXTERNAL)}
     if not entries:
         return np.frombuffer(next(tensor.inner(RAW)).content(), np.uint8)
     return np.fromfile(
@@ -150,3 +197,14 @@ def numbers(tensor: Message, folder: Path, dtype: type[np.generic]) -> NDArray[n
     if found.size != math.prod(dims):
         raise ValueError(f'{tensor.text(NAME)} has {found.size} numbers, its shape is {dims}')
     return found.reshape(dims)
+
+
+def write_tensor(name: str, dtype: int, shape: Sequence[int], raw: bytes) -> bytes:
+    """Return the field of a graph that holds a tensor."""
+    parts = (
+        *(write_number(DIMENSIONS, size) for size in shape),
+        write_number(TYPE, dtype),
+        write_bytes(NAME, bytes_of(name)),
+        write_bytes(RAW, raw),
+    )
+    return write_bytes(INITIALIZER, b''.join(parts))

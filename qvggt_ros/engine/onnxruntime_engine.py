@@ -20,13 +20,9 @@ from qvggt_ros.engine.interface import (
 )
 from qvggt_ros.engine.manifest import GRAPHS, GraphInfo, Manifest, TensorInfo, bundle_path
 from qvggt_ros.engine.onnx_file import check_graph_file
+from qvggt_ros.engine.onnx_message import GraphInMemory
 from qvggt_ros.engine.unpacked_weights import with_unpacked_convolutions
-from qvggt_ros.engine.unsigned_weights import (
-    UnsignedGraph,
-    UnsignedWeights,
-    products_overflow,
-    with_unsigned_weights,
-)
+from qvggt_ros.engine.unsigned_weights import products_overflow, with_unsigned_weights
 from qvggt_ros.errors import EngineError, first_line
 
 Tokens = NDArray[np.float32]
@@ -141,7 +137,7 @@ def open_graph(path: Path, threads: int = 0) -> onnxruntime.InferenceSession:
         ) from error
 
 
-def _rewritten(path: Path) -> UnsignedGraph | None:
+def _rewritten(path: Path) -> GraphInMemory | None:
     """Read a graph with its weights in the form that this processor wants; None: as they are."""
     try:
         data = path.read_bytes()
@@ -150,11 +146,11 @@ def _rewritten(path: Path) -> UnsignedGraph | None:
         unsigned = with_unsigned_weights(data, path.parent) if products_overflow() else None
     except (OSError, LookupError, ValueError) as error:
         raise EngineError(f'{path}: its weights cannot be read: {first_line(error)}') from error
-    return unsigned or (UnsignedGraph(unpacked, {}) if unpacked else None)
+    return unsigned or (GraphInMemory(unpacked, {}) if unpacked else None)
 
 
 def _values(
-    arrays: dict[str, UnsignedWeights],
+    arrays: dict[str, NDArray[np.uint8]],
 ) -> tuple[list[str], list[onnxruntime.OrtValue]]:
     """Return names and runtime values."""
     values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in arrays.values()]

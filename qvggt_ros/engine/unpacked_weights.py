@@ -11,46 +11,33 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qvggt_ros.engine.onnx_message import (
-    DIMENSIONS,
     FLOAT,
     GRAPH_OUTPUT,
     INITIALIZER,
     INPUT,
-    INT8,
     NAME,
     NODE,
     OPERATOR,
     OUTPUT,
-    RAW,
-    TYPE,
     VALUE_NAME,
     Message,
+    Unpacking,
     attributes,
-    bytes_of,
     graph_of,
     model_of,
     numbers,
+    unpackings,
     with_graph,
+    write_tensor,
 )
-from qvggt_ros.engine.protobuf import write_bytes, write_number
 
 _CONVOLUTIONS = {'Conv', 'ConvTranspose'}
 _WEIGHT_INPUT = 1
-
-
-class _Packed(NamedTuple):
-    """A weight that a DequantizeLinear unpacks."""
-
-    node_start: int
-    weight: str
-    step: str
-    axis: int
 
 
 def with_unpacked_convolutions(data: bytes, folder: Path) -> bytes | None:
@@ -74,11 +61,10 @@ def with_unpacked_convolutions(data: bytes, folder: Path) -> bytes | None:
         return None
     tensors = {tensor.text(NAME): tensor for tensor in graph.inner(INITIALIZER)}
     unpacked = [
-        write_bytes(INITIALIZER, _float_tensor(name, _unpack(weight, tensors, folder)))
-        for name, weight in packed.items()
+        _float_tensor(name, _unpack(found, tensors, folder)) for name, found in packed.items()
     ]
-    dropped = {weight.node_start for weight in packed.values()}
-    unused = _read_only_by(graph, dropped, {weight.weight for weight in packed.values()})
+    dropped = {found.start for found in packed.values()}
+    unused = _read_only_by(graph, dropped, {found.weight for found in packed.values()})
     kept = [
         graph.whole(field)
         for field in graph.fields()
@@ -88,29 +74,21 @@ def with_unpacked_convolutions(data: bytes, folder: Path) -> bytes | None:
     return with_graph(model, b''.join(kept + unpacked))
 
 
-def _packed(graph: Message) -> dict[str, _Packed]:
+def _packed(graph: Message) -> dict[str, Unpacking]:
     """Find what is unpacked for nothing but convolutions' weights, by the name of the result."""
-    int8 = {t.text(NAME) for t in graph.inner(INITIALIZER) if t.number(TYPE) == INT8}
-    found: dict[str, _Packed] = {}
     readers: Counter[str] = Counter(value.text(VALUE_NAME) for value in graph.inner(GRAPH_OUTPUT))
     weights_of_convolutions: Counter[str] = Counter()
-    for field in graph.fields():
-        if field.number != NODE:
-            continue
-        node = graph.of(field)
-        inputs, operator = node.texts(INPUT), node.text(OPERATOR)
+    for node in graph.inner(NODE):
+        inputs = node.texts(INPUT)
         readers.update(inputs)
-        if operator in _CONVOLUTIONS:
+        if node.text(OPERATOR) in _CONVOLUTIONS:
             weights_of_convolutions[inputs[_WEIGHT_INPUT]] += 1
-        elif operator == 'DequantizeLinear' and len(inputs) == 2 and inputs[0] in int8:
-            values = attributes(node)
-            if not values.get('block_size', 0):
-                axis = values.get('axis', 1)
-                found[node.text(OUTPUT)] = _Packed(field.start, inputs[0], inputs[1], axis)
+    results = ((found.node.text(OUTPUT), found) for found in unpackings(graph))
     return {
-        name: weight
-        for name, weight in found.items()
+        name: found
+        for name, found in results
         if readers[name] == weights_of_convolutions[name] > 0
+        and not attributes(found.node).get('block_size', 0)
     }
 
 
@@ -125,22 +103,16 @@ def _read_only_by(graph: Message, nodes: set[int], names: set[str]) -> set[str]:
     return names - others
 
 
-def _unpack(packed: _Packed, tensors: dict[str, Message], folder: Path) -> NDArray[np.float32]:
+def _unpack(packed: Unpacking, tensors: dict[str, Message], folder: Path) -> NDArray[np.float32]:
     """Multiply a weight by its steps."""
     weight = numbers(tensors[packed.weight], folder, np.int8)
     step = numbers(tensors[packed.step], folder, np.float32)
     if step.ndim == 1:
         shape = [1] * weight.ndim
-        shape[packed.axis] = step.size
+        shape[attributes(packed.node).get('axis', 1)] = step.size
         step = step.reshape(shape)
     return weight.astype(np.float32) * step.astype(np.float32)
 
 
 def _float_tensor(name: str, values: NDArray[np.float32]) -> bytes:
-    parts = (
-        *(write_number(DIMENSIONS, size) for size in values.shape),
-        write_number(TYPE, FLOAT),
-        write_bytes(NAME, bytes_of(name)),
-        write_bytes(RAW, values.astype('<f4').tobytes()),
-    )
-    return b''.join(parts)
+    return write_tensor(name, FLOAT, values.shape, values.astype('<f4').tobytes())

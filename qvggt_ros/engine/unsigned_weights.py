@@ -15,22 +15,21 @@ from __future__ import annotations
 import math
 import platform
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qvggt_ros.engine.onnx_message import (
-    DIMENSIONS,
+    DEQUANTIZE,
     INITIALIZER,
     INPUT,
-    INT8,
     NAME,
     NODE,
     OPERATOR,
     RAW,
     TYPE,
     UINT8,
+    GraphInMemory,
     Message,
     bytes_of,
     dimensions,
@@ -38,12 +37,12 @@ from qvggt_ros.engine.onnx_message import (
     lies_outside,
     model_of,
     raw_bytes,
+    unpackings,
     with_graph,
+    write_tensor,
 )
 from qvggt_ros.engine.protobuf import write_bytes, write_number
 from qvggt_ros.processor import CPU_INFO, processor_flags
-
-UnsignedWeights = NDArray[np.uint8]
 
 # Instruction sets with 8-bit products that add up in 32 bits.
 _EXACT = {'avx512_vnni', 'avx_vnni', 'avx_vnni_int8', 'amx_int8'}
@@ -61,20 +60,7 @@ def products_overflow(cpu_info: Path = CPU_INFO) -> bool:
     return not _EXACT & processor_flags(cpu_info)
 
 
-class UnsignedGraph(NamedTuple):
-    """A graph whose 8-bit weights are unsigned.
-
-    Attributes:
-        model: the ONNX file's bytes.
-        external: the weights that lay in a file beside it, by name, uint8.
-
-    """
-
-    model: bytes
-    external: dict[str, UnsignedWeights]
-
-
-def with_unsigned_weights(data: bytes, folder: Path) -> UnsignedGraph | None:
+def with_unsigned_weights(data: bytes, folder: Path) -> GraphInMemory | None:
     """Return a graph with its int8 weights as uint8.
 
     Args:
@@ -90,32 +76,18 @@ def with_unsigned_weights(data: bytes, folder: Path) -> UnsignedGraph | None:
     """
     model = model_of(data)
     graph = graph_of(model)
-    weights = _weights(graph)
+    weights = {found.weight: found.step for found in unpackings(graph)}
     if not weights:
         return None
-    external: dict[str, UnsignedWeights] = {}
-    return UnsignedGraph(with_graph(model, _rewritten(graph, weights, folder, external)), external)
-
-
-def _weights(graph: Message) -> dict[str, str]:
-    """Name the int8 weights that are dequantised without a zero point, and their steps."""
-    signed = {
-        tensor.text(NAME) for tensor in graph.inner(INITIALIZER) if tensor.number(TYPE) == INT8
-    }
-    weights = {}
-    for node in graph.inner(NODE):
-        if node.text(OPERATOR) == 'DequantizeLinear':
-            inputs = node.texts(INPUT)
-            if len(inputs) == 2 and inputs[0] in signed:
-                weights[inputs[0]] = inputs[1]
-    return weights
+    external: dict[str, NDArray[np.uint8]] = {}
+    return GraphInMemory(with_graph(model, _rewritten(graph, weights, folder, external)), external)
 
 
 def _rewritten(
     graph: Message,
     weights: dict[str, str],
     folder: Path,
-    external: dict[str, UnsignedWeights],
+    external: dict[str, NDArray[np.uint8]],
 ) -> bytes:
     """Return a graph with unsigned weights, their zero points added; fills `external`."""
     parts = []
@@ -127,8 +99,8 @@ def _rewritten(
             if name in weights:
                 part = write_bytes(INITIALIZER, _unsigned(inner, name, folder, external))
             elif name in steps:
-                parts.append(write_bytes(INITIALIZER, _zero_points(inner, name)))
-        elif field.number == NODE and inner.text(OPERATOR) == 'DequantizeLinear':
+                parts.append(_zero_points(inner, name))
+        elif field.number == NODE and inner.text(OPERATOR) == DEQUANTIZE:
             inputs = inner.texts(INPUT)
             if inputs[0] in weights:
                 zero = write_bytes(INPUT, bytes_of(inputs[1] + _ZERO_POINT))
@@ -138,7 +110,7 @@ def _rewritten(
 
 
 def _unsigned(
-    tensor: Message, name: str, folder: Path, external: dict[str, UnsignedWeights]
+    tensor: Message, name: str, folder: Path, external: dict[str, NDArray[np.uint8]]
 ) -> bytes:
     """Return a weight as uint8: each number 128 more."""
     parts = []
@@ -157,15 +129,9 @@ def _unsigned(
 
 
 def _zero_points(step: Message, name: str) -> bytes:
-    """Return a tensor of the shape of the steps that holds 128 everywhere."""
+    """Return the field of a tensor of the shape of the steps that holds 128 everywhere."""
     dims = dimensions(step)
     count = math.prod(dims)
     if count > _MOST_STEPS:
         raise ValueError(f'{name} has {count} steps')
-    parts = (
-        *(write_number(DIMENSIONS, size) for size in dims),
-        write_number(TYPE, UINT8),
-        write_bytes(NAME, bytes_of(name + _ZERO_POINT)),
-        write_bytes(RAW, bytes([_SIGN]) * count),
-    )
-    return b''.join(parts)
+    return write_tensor(name + _ZERO_POINT, UINT8, dims, bytes([_SIGN]) * count)
