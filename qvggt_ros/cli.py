@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -55,6 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one sub-command; return its exit status (2 and one line on bad input)."""
     # Ended politely, a command ends its children and leaves nothing half-written either.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Before PyTorch is imported: OpenMP's threads that wait by spinning take the processor from
+    # whatever else runs, and a busy machine becomes many times slower.
+    os.environ.setdefault('OMP_WAIT_POLICY', 'passive')
     arguments = list(sys.argv[1:] if argv is None else argv)
     called = _called(arguments)
     try:

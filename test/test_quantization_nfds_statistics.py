@@ -4,12 +4,15 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from small_networks import SMALL, lively
 from small_pools import CONFIG, FRAMES, Pool, drift, network, same
 
@@ -78,6 +81,28 @@ def test_an_interrupted_run_goes_on(tmp_path: Path, passes: list[int]) -> None:
     passes.clear()
     assert same(select(network(), Pool(30), CONFIG, cache=tmp_path / 'cache'), whole)
     assert passes == []
+
+
+def test_the_pool_is_read_by_the_calling_thread_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A recording's database belongs to one thread; only the network works in another."""
+    readers: set[threading.Thread] = set()
+    watchers: set[threading.Thread] = set()
+    window, measure = Pool.window, nfds_statistics.Probe.measure
+
+    def read(pool: Pool, index: int) -> NDArray[np.uint8]:
+        readers.add(threading.current_thread())
+        return window(pool, index)
+
+    def watch(*args: Any) -> Any:
+        watchers.add(threading.current_thread())
+        return measure(*args)
+
+    monkeypatch.setattr(Pool, 'window', read)
+    monkeypatch.setattr(nfds_statistics.Probe, 'measure', watch)
+    select(network(), Pool(6), CONFIG)
+    assert readers == {threading.current_thread()}
+    assert len(watchers) == 1
+    assert not watchers & readers
 
 
 def test_the_cache_knows_network_layers_and_pixels(tmp_path: Path, passes: list[int]) -> None:

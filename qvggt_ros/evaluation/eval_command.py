@@ -75,10 +75,11 @@ def open_model(path: Path, engine_name: str = ENGINES[0]) -> tuple[Predict, int,
         return engine_predictor(engine), engine.manifest.image_width, engine.manifest.image_height
     if not path.exists():
         raise UsageError(f'{path}: no such bundle or checkpoint')
-    from qvggt_ros.vggt import load_model
+    from qvggt_ros.vggt import fit_threads, load_model
 
     file = path / 'model.safetensors' if path.is_dir() else path
     model = load_model(file)
+    fit_threads(model.config)
     return torch_predictor(model), model.config.pretrain_width, model.config.pretrain_height
 
 

@@ -40,7 +40,7 @@ from qvggt_ros.quantization.nfds import CalibrationSet, NfdsConfig, random_set, 
 from qvggt_ros.quantization.noise_stress import with_noise
 from qvggt_ros.quantization.outlier_stress import with_channel_outliers, with_token_outliers
 from qvggt_ros.quantization.recipe import METHODS, PRECISIONS
-from qvggt_ros.vggt import VGGT, load_model
+from qvggt_ros.vggt import VGGT, fit_threads, load_model
 
 STRESSES = ('none', 'channels', 'tokens', 'noise')
 NOISE_SHARE = 0.2
@@ -130,6 +130,7 @@ class _Measuring:
         self._args = args
         self._model = load_model(args.model).float()
         config = self._model.config
+        fit_threads(config)
         self._size = (config.pretrain_height, config.pretrain_width)
         self._digest = file_digest(args.model)[:12]
         self._sets: dict[tuple[str, int], CalibrationSet] = {}

@@ -30,7 +30,7 @@ from qvggt_ros.export.quantised_build import (
 from qvggt_ros.image_size import parse_image_size
 from qvggt_ros.quantization.nfds import NfdsConfig
 from qvggt_ros.quantization.recipe import METHODS, PRECISIONS
-from qvggt_ros.vggt import VGGT, VGGTConfig, load_model, read_config
+from qvggt_ros.vggt import VGGT, VGGTConfig, fit_threads, load_model, read_config
 from qvggt_ros.vggt.checkpoint import weights_digest
 
 RANDOM = 'random'
@@ -131,6 +131,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if args.engine != 'onnxruntime':
         load_library(args.engine)  # refuse before the work, not after it
+    fit_threads(preset.config)
     started = time.monotonic()
     with StepReport(Console(stderr=True)) as report:
         report.begin('network and weights')

@@ -8,6 +8,7 @@ import hashlib
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -180,19 +181,37 @@ def measure_all(
 ) -> list[WindowStatistics]:
     """Return the statistics of each candidate, taking what the cache has of the same pixels."""
     store = StatisticsStore(model, pool, config, cache)
-    measured = []
-    with Probe(model, config).attached() as probe, store.kept():
-        for done, index in enumerate(candidates.tolist(), start=1):
+    measured: list[WindowStatistics] = []
+
+    def settle(digest: str, pending: Future[WindowStatistics] | None) -> None:
+        if pending:
+            store.add(digest, pending.result())
+        measured.append(store.found[digest])
+        if progress:
+            progress(len(measured), len(candidates))
+
+    with Probe(model, config).attached() as probe, store.kept(), _worker() as worker:
+        waiting: list[tuple[str, Future[WindowStatistics] | None]] = []
+        for index in candidates.tolist():
+            # The network looks at one window while the next is rendered or read.
             window = pool.window(index)
             digest = pixel_digest(window)
-            found = store.found.get(digest)
-            if found is None:
-                found = _measure(probe, window, f'{pool.name}: window {index}', config)
-                store.add(digest, found)
-            measured.append(found)
-            if progress:
-                progress(done, len(candidates))
+            while waiting:
+                settle(*waiting.pop())
+            name = f'{pool.name}: window {index}'
+            known = digest in store.found
+            pending = None if known else worker.submit(_measure, probe, window, name, config)
+            waiting.append((digest, pending))
+        while waiting:
+            settle(*waiting.pop())
     return measured
+
+
+def _worker() -> ThreadPoolExecutor:
+    """Return a thread that computes with as many threads of PyTorch's as this one."""
+    return ThreadPoolExecutor(
+        1, 'nfds', initializer=torch.set_num_threads, initargs=(torch.get_num_threads(),)
+    )
 
 
 def _measure(probe: Probe, window: UInt8Array, name: str, config: NfdsConfig) -> WindowStatistics:

@@ -12,11 +12,13 @@ from qvggt_ros.vggt.checkpoint import (
 )
 from qvggt_ros.vggt.config import VGGTConfig
 from qvggt_ros.vggt.model import VGGT
+from qvggt_ros.vggt.threads import fit_threads
 
 __all__ = [
     'VGGT',
     'VGGTConfig',
     'WindowTrace',
+    'fit_threads',
     'load_checkpoint',
     'load_model',
     'read_config',
