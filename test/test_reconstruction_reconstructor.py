@@ -103,6 +103,33 @@ def test_noise_drifts_little_over_a_hundred_windows() -> None:
     assert rotation_angle(last) < 0.05
 
 
+class PartialEngine(OracleEngine):
+    """Sees each frame of a window a little nearer than the one before, and notes its windows."""
+
+    def __init__(self) -> None:
+        super().__init__(scales=(1.0,))
+        self.seen: list[list[int]] = []
+
+    def window(self, tokens: Sequence[Any]) -> WindowOutput:
+        self.seen.append(list(tokens))
+        return super().window(tokens)
+
+    def depth(self, window: WindowOutput, frames: Sequence[int]) -> Any:
+        depth, confidence = super().depth(window, frames)
+        return depth * np.float32(0.98) ** np.reshape(frames, (-1, 1, 1)), confidence
+
+
+def test_what_depends_on_a_frames_place_cancels_where_every_second_window_runs_backwards() -> None:
+    engine = PartialEngine()
+    results, _ = run(Reconstructor(engine), 40)
+    assert engine.seen[:3] == [[0, 1, 2, 3], [5, 4, 3, 2], [4, 5, 6, 7]]
+    np.testing.assert_allclose([r.scale for r in results], 1, rtol=1e-3)
+    engine = PartialEngine()
+    results, _ = run(Reconstructor(engine, ReconstructionConfig(alternate_order=False)), 40)
+    assert engine.seen[:2] == [[0, 1, 2, 3], [2, 3, 4, 5]]
+    assert results[-1].scale == pytest.approx(0.98 ** (2 * (len(results) - 1)), rel=1e-2)
+
+
 def test_depth_is_decoded_for_new_frames_and_anchors_only() -> None:
     engine = OracleEngine(OracleManifest(window_frames=8))
     results, _ = run(Reconstructor(engine, ReconstructionConfig(stride=2, anchor_frames=2)), 16)

@@ -78,6 +78,9 @@ class NodeSettings:
     window_frames: int = _fixed(0, "Frames per window; 0 = the bundle's own.", (0, 64))
     stride: int = _fixed(0, 'New frames per window; 0 = half the window.', (0, 63))
     anchor_frames: int = _fixed(2, 'Shared frames that tie a window to the map.', (1, 16))
+    alternate_order: bool = _fixed(
+        True, 'Run every second window backwards: errors of scale cancel.'
+    )
     align_by: str = _fixed(
         'poses',
         'What of shared frames turns a window into the map: poses, or points of their depth.',
@@ -111,6 +114,7 @@ class NodeSettings:
             window_frames=self.window_frames,
             stride=self.stride,
             anchor_frames=self.anchor_frames,
+            alternate_order=self.alternate_order,
             alignment=AlignmentConfig(rigid_from=self.align_by),  # type: ignore[arg-type]
             preprocess_mode=self.preprocess_mode,  # type: ignore[arg-type]  # one of the words
             max_points=self.max_points,

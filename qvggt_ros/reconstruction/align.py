@@ -6,9 +6,10 @@ Every window has a scale and a frame of its own. Camera centres cannot tie it to
 straight line or in a turn on the spot they leave scale or roll free. The shared frames' dense
 depths and whole poses can.
 
-Scale comes first, from depths alone: the median of log(map depth / window depth) over the
-shared pixels. It needs no rotation, half of the pixels may be wrong, and it is symmetric, so that
-it does not drift along a chain of windows. Umeyama's least-squares scale (PAMI 13(4), 1991,
+Scale comes first, from depths alone: the median of log(map depth / window depth) over a shared
+frame's pixels, and the mean of that over the frames, so that each of them counts. It needs no
+rotation, half of the pixels may be wrong, and it is symmetric, so that it does not drift along a
+chain of windows. Umeyama's least-squares scale (PAMI 13(4), 1991,
 eq. 42) is not: noise in the window's points shrinks it, by 0.9 % per window at 5 % depth noise
 and by 5.7 % at 15 % (simulated room), which is exponential over a chain. The ratio of RMS spreads
 (Horn, JOSA A 4(4), 1987) does not shrink, but varies up to five times as much when the poses of
@@ -113,7 +114,7 @@ def align_window(
             f"only {len(pairs.weight)} of the shared frames' points are valid: at least "
             f'{config.min_points} are needed to align a window'
         )
-    scale = depth_ratio_scale(pairs.map_depth, pairs.window_depth, pairs.weight)
+    scale = pairs.scale()
     if not 1 / config.max_scale_ratio < scale < config.max_scale_ratio:
         raise ReconstructionError(f'window scale {scale:.3g} against the map: beyond reason')
     median_depth = weighted_median(pairs.map_depth, pairs.weight)
@@ -171,6 +172,7 @@ class _Correspondences:
     map_depth: Float64Array
     window_depth: Float64Array
     weight: Float64Array
+    frame: NDArray[np.intp]  # which shared frame a pair is of
 
     @staticmethod
     def gather(frames: Sequence[SharedFrame]) -> _Correspondences:
@@ -193,7 +195,18 @@ class _Correspondences:
             map_depth[valid],
             window_depth[valid],
             np.sqrt(map_confidence[valid] * window_confidence[valid]),
+            np.repeat(np.arange(len(frames)), [len(f.map_depth) for f in frames])[valid],
         )
+
+    def scale(self) -> float:
+        """Return the scale from window to map: the geometric mean of the frames' own."""
+        parts = [self.frame == index for index in np.unique(self.frame)]
+        scales = [
+            depth_ratio_scale(self.map_depth[part], self.window_depth[part], self.weight[part])
+            for part in parts
+        ]
+        weights = [self.weight[part].sum() for part in parts]
+        return float(np.exp(np.average(np.log(scales), weights=weights)))
 
     def distances(self, similarity: Sim3) -> Float64Array:
         """Return each pair's distance in the map, map units."""

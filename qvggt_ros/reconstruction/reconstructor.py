@@ -69,6 +69,7 @@ class ReconstructionConfig:
     window_frames: int = 0  # S; 0 = the bundle's
     stride: int = 0  # new frames per window; 0 = half the window
     anchor_frames: int = 2  # shared frames whose depth ties a window to the map
+    alternate_order: bool = True  # every second window runs backwards, see `_order`
     preprocess_mode: PreprocessMode = 'crop'
     max_points: int = 100_000  # per window; the pixel grid is thinned to hold it
     drop_confidence_share: float = 0.2  # of each frame's pixels, the least confident
@@ -216,14 +217,17 @@ class Reconstructor:
         self, frames: Sequence[WindowFrame], depth_frames: list[int]
     ) -> tuple[_DecodedWindow, list[str]]:
         """Run the window, decode its cameras and the depth of the chosen frames."""
-        tokens = [frame.tokens for frame in frames]
+        order = self._order(len(frames))
+        tokens = [frames[index].tokens for index in order]
         tokens += tokens[-1:] * (self._window.size - len(tokens))
         with self._timer.stage('window'):
             output = self._engine.window(tokens)
         with self._timer.stage('depth'):
-            depth, confidence = self._engine.depth(output, depth_frames)
+            depth, confidence = self._engine.depth(
+                output, [order[index] for index in depth_frames]
+            )
         with self._timer.stage('decode'):
-            pose_enc, clamped = clamp_fov(output.pose_enc[: len(frames)])
+            pose_enc, clamped = clamp_fov(output.pose_enc[order])
             if not (np.isfinite(depth).all() and np.isfinite(confidence).all()):
                 raise ReconstructionError(
                     'depth holds NaN or infinity: the engine computes wrongly'
@@ -240,6 +244,16 @@ class Reconstructor:
                 {i: self._valid_pixels(d) for i, d in zip(depth_frames, depth, strict=True)},
             )
         return decoded, ['field of view out of range, clamped'] if clamped else []
+
+    def _order(self, count: int) -> list[int]:
+        """Return the order in which the network sees a window's frames, which is its own inverse.
+
+        Networks judge scale a little differently by a frame's place in the window. Run backwards
+        every second time, the shared frames have the same places in both of their windows, and
+        what is judged wrongly there cancels instead of growing from window to window.
+        """
+        backwards = self.config.alternate_order and self._index % 2 == 1
+        return list(range(count))[:: -1 if backwards else 1]
 
     def _valid_pixels(self, depth: Float32Array) -> BoolArray:
         """Return where the depth image shows the camera's image and has a usable depth."""
