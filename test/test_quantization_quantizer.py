@@ -14,6 +14,7 @@ from onnx import TensorProto, helper
 
 from qvggt_ros.quantization.quantizer import (
     fake_quantise,
+    fake_quantise_tokens,
     fake_quantise_twice,
     integer_range,
     search_activation_clip,
@@ -107,17 +108,56 @@ def test_outliers_that_cancel_in_the_product_are_clipped() -> None:
     rows[:20, 0] = rows[:20, 1] = 1000.0
     weight = torch.randn(8, 16)
     weight[:, 1] = -weight[:, 0]
-    share = search_activation_clip(rows, torch.ones(200), weight, 8, rows.abs().amax())
-    assert share < 0.02
+    largest = rows.abs().amax()
+
+    def quantised(share: float) -> torch.Tensor:
+        return fake_quantise(rows, step_of(share * largest, 8), 8)
+
+    assert search_activation_clip(rows, torch.ones(200), weight, quantised) < 0.02
     weight[:, 1] = weight[:, 0]
-    assert search_activation_clip(rows, torch.ones(200), weight, 8, rows.abs().amax()) > 0.5
+    assert search_activation_clip(rows, torch.ones(200), weight, quantised) > 0.5
 
 
-def test_a_one_sided_range_keeps_its_lower_end() -> None:
-    torch.manual_seed(0)
-    rows = torch.nn.functional.gelu(2 * torch.randn(500, 16))
-    low = rows.amin()
-    share = search_activation_clip(
-        rows, torch.ones(500), torch.randn(8, 16), 8, (rows.amax() - low) / 2, low
-    )
-    assert 0.5 < share <= 1
+def test_tokens_by_hand() -> None:
+    x = torch.tensor([[7.0, -3.2, 0.4, 1.6], [0.7, 0.32, -0.04, 0.16]])
+    wanted = torch.tensor([[7.0, -3.0, 0.0, 2.0], [0.7, 0.3, 0.0, 0.2]])
+    assert torch.allclose(fake_quantise_tokens(x, 1.0, 4), wanted)
+    # Half of the range: the largest number is cut off at 3.5, the step is 0.5.
+    halved = fake_quantise_tokens(x[:1], 0.5, 4)
+    assert torch.allclose(halved, torch.tensor([[3.5, -3.0, 0.5, 1.5]]))
+
+
+def test_each_block_of_channels_has_its_own_step() -> None:
+    x = torch.tensor([[7.0, -3.2, 0.7, 0.32]])
+    wanted = torch.tensor([[7.0, -3.0, 0.7, 0.3]])
+    assert torch.allclose(fake_quantise_tokens(x, 1.0, 4, block=2), wanted)
+    image = torch.randn(2, 3, 5, 8)
+    assert fake_quantise_tokens(image, 1.0, 4, block=4).shape == image.shape
+
+
+def test_a_range_with_offset_meets_both_ends() -> None:
+    x = torch.tensor([[10.0, 25.0, 11.2, 20.7]])
+    found = fake_quantise_tokens(x, 1.0, 4, offset=True)
+    assert torch.allclose(found, torch.tensor([[10.0, 25.0, 11.0, 21.0]]))
+
+
+@given(
+    st.lists(st.floats(-1e3, 1e3, width=32), min_size=4, max_size=4),
+    st.sampled_from([4, 8]),
+    st.booleans(),
+)
+def test_a_token_loses_at_most_half_a_step(numbers: list[float], bits: int, offset: bool) -> None:
+    x = torch.tensor([numbers])
+    reach = float(x.amax() - x.amin()) / (2**bits - 1)
+    if not offset:
+        reach = float(x.abs().amax()) / (2 ** (bits - 1) - 1)
+    error = (fake_quantise_tokens(x, 1.0, bits, offset=offset) - x).abs().amax()
+    assert float(error) <= 0.5 * reach + 1e-3
+
+
+def test_tokens_let_gradients_through() -> None:
+    x = torch.randn(3, 8, requires_grad=True)
+    share = torch.tensor(0.6, requires_grad=True)
+    fake_quantise_tokens(x, share, 4, offset=True).square().sum().backward()
+    assert x.grad is not None and share.grad is not None
+    assert float(share.grad) != 0 and bool(x.grad.isfinite().all())

@@ -29,32 +29,20 @@ from qvggt_ros.quantization.fold import (
 from qvggt_ros.quantization.layers import QuantisedLayer, enable, quantised_layers, replace_layers
 from qvggt_ros.quantization.learn import LearnConfig, learn_block
 from qvggt_ros.quantization.observe import Observer, observed, second_moments
-from qvggt_ros.quantization.quantizer import (
-    LEAST_STEP,
-    PART_BITS,
-    search_activation_clip,
-    search_weight_clip,
-    step_of,
-)
+from qvggt_ros.quantization.quantizer import LEAST_STEP
+from qvggt_ros.quantization.ranges import prepare_ranges
 from qvggt_ros.quantization.recipe import (
-    NONE,
-    TOKEN,
     LayerPlan,
     Method,
     get_method,
     plan_layers,
 )
-from qvggt_ros.quantization.smoothing import smoothing_factors
 from qvggt_ros.quantization.walk import Step, WalkState, walk_steps
 from qvggt_ros.vggt import VGGT
 
 Windows = NDArray[np.uint8]
 # Tokens that are worked on at once, and learned from in one step.
 TOKENS_AT_ONCE = 1024
-# Where 16 bits are there, one of them is for inputs larger than any seen.
-HEADROOM = 2.0
-# Products of one try of a clipping range; larger layers are tried on fewer rows.
-SEARCH_PRODUCTS = 500_000_000
 
 
 @dataclass(frozen=True)
@@ -204,7 +192,7 @@ class _Calibration:
         restored = self._state.restore(step.name, layers)
         for name, layer in layers.items():
             if not restored:
-                _prepare(layer, observers[name], self._method, self._config)
+                prepare_ranges(layer, observers[name], self._method, self._config.smoothing_power)
             layer.enabled = True
         learn = self._config.learn if self._method.learn else None
         # Measured (docs/quantization.md): inputs of 8 bits or more have nothing to learn, and
@@ -269,68 +257,6 @@ def _layers_of(network: VGGT, step: Step) -> dict[str, QuantisedLayer]:
         for prefix in step.modules
         for name, layer in quantised_layers(network.get_submodule(prefix))
     }
-
-
-def _prepare(
-    layer: QuantisedLayer, seen: Observer, method: Method, config: QuantiseConfig
-) -> None:
-    """Choose a layer's factors and ranges from what was seen of its input."""
-    plan = layer.plan
-    if plan.smoothing != NONE:
-        layer.smooth = smoothing_factors(
-            seen.typical_largest, layer.weight, config.smoothing_power
-        )
-    if method.search:
-        squares = _per_input(layer, seen.mean_square / layer.smooth.square())
-        layer.weight_clip = search_weight_clip(
-            layer.smoothed_weight(), squares, plan.weight_bits, plan.weight_block
-        )
-    if plan.activation != NONE:
-        _prepare_activation(layer, seen, method)
-
-
-def _prepare_activation(layer: QuantisedLayer, seen: Observer, method: Method) -> None:
-    """Choose the range of a layer's input."""
-    plan = layer.plan
-    rows, low = seen.rows / layer.smooth, None
-    largest = (seen.largest / layer.smooth).amax()
-    if plan.activation == TOKEN:
-        largest = rows.abs().amax(dim=1, keepdim=True)
-    if plan.offset:
-        low = (seen.least / layer.smooth).amin()
-        largest = (rows.amax() - low) / 2
-    if plan.in_two_parts:
-        layer.activation_step = step_of(HEADROOM * largest, PART_BITS)
-        return
-    share = method.token_clip if plan.activation_bits < 8 else 1.0
-    if method.search:
-        some = slice(None, None, 1 + len(rows) * layer.weight.numel() // SEARCH_PRODUCTS)
-        share = search_activation_clip(
-            rows[some],
-            seen.row_weight[some],
-            _as_matrix(layer),
-            plan.activation_bits,
-            largest[some] if largest.ndim else largest,
-            low,
-        )
-    if plan.activation == TOKEN:
-        layer.activation_step = layer.weight.new_tensor(share)
-        return
-    layer.activation_step = step_of(share * largest, plan.activation_bits)
-    if low is not None:
-        # The lower end stays in range, whatever the share: GELU has a floor, not a ceiling.
-        bottom = 2 ** (plan.activation_bits - 1)
-        layer.activation_offset = (low / layer.activation_step).floor() + bottom
-
-
-def _as_matrix(layer: QuantisedLayer) -> Tensor:
-    """Return smoothed weights as [rows, inputs]; each tap of a convolution is a row of its own."""
-    return layer.smoothed_weight().transpose(0, 1).flatten(1).T
-
-
-def _per_input(layer: QuantisedLayer, per_channel: Tensor) -> Tensor:
-    """Repeat a value per channel for every weight that reads it."""
-    return per_channel.repeat_interleave(layer.weight[0, 0].numel())
 
 
 def _report(layer: QuantisedLayer, seen: Observer) -> LayerReport:

@@ -20,6 +20,7 @@ from torch.nn import functional
 from qvggt_ros.quantization.hadamard import hadamard, kronecker_factors, rotate_online
 from qvggt_ros.quantization.quantizer import (
     fake_quantise,
+    fake_quantise_tokens,
     fake_quantise_twice,
     step_of,
     to_integers,
@@ -135,8 +136,9 @@ class QuantisedLayer(nn.Module):
             shift = self.activation_offset * self.activation_step
             return fake_quantise(x - shift, self.activation_step, bits) + shift
         if self.plan.activation == TOKEN:
-            largest = x.detach().abs().amax(dim=-1, keepdim=True)
-            return fake_quantise(x, step_of(self.activation_step * largest, bits), bits)
+            return fake_quantise_tokens(
+                x, self.activation_step, bits, self.plan.activation_block, self.plan.offset
+            )
         return x
 
     def weight_steps(self, weight: Tensor) -> Tensor:

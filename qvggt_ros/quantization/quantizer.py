@@ -8,6 +8,8 @@ x_int = clamp(round(x / D), -2^(N-1), 2^(N-1) - 1), round half to even, with D t
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -61,6 +63,31 @@ def fake_quantise_twice(x: Tensor, step: Tensor) -> Tensor:
     return (first + second / FINER) * step
 
 
+def fake_quantise_tokens(
+    x: Tensor, share: Tensor | float, bits: int, block: int | None = None, offset: bool = False
+) -> Tensor:
+    """Return what integers with a step for each token, computed as it comes, stand for.
+
+    Args:
+        x: [..., channels].
+        share: of each range that is kept.
+        bits: of the integers.
+        block: neighbouring channels that have a step of their own; None: the whole token.
+        offset: whether the range runs from the least to the largest number, and not as far below
+            zero as above.
+
+    """
+    blocks = x if block is None else x.unflatten(-1, (-1, block))
+    seen = blocks.detach()
+    if offset:
+        low, high = seen.amin(dim=-1, keepdim=True), seen.amax(dim=-1, keepdim=True)
+        step = (share * (high - low)).clamp(min=LEAST_STEP) / (2**bits - 1)
+        shift = (low + high + step) / 2  # integers reach one further below zero than above
+        return (fake_quantise(blocks - shift, step, bits) + shift).reshape(x.shape)
+    step = step_of(share * seen.abs().amax(dim=-1, keepdim=True), bits)
+    return fake_quantise(blocks, step, bits).reshape(x.shape)
+
+
 def step_of(largest: Tensor, bits: int) -> Tensor:
     """Return the step with which a magnitude becomes the largest integer."""
     return largest.clamp(min=LEAST_STEP) / largest_integer(bits)
@@ -103,11 +130,9 @@ def search_activation_clip(
     rows: Tensor,
     row_weight: Tensor,
     weight: Tensor,
-    bits: int,
-    largest: Tensor,
-    low: Tensor | None = None,
+    quantised: Callable[[float], Tensor],
 ) -> float:
-    """Find the share of the largest magnitude at which the layer's output suffers least.
+    """Find the share of the whole range at which the layer's output suffers least.
 
     What counts is the error of the product, not of its inputs: large inputs that the weights
     ignore, or that cancel each other there, may be clipped at will.
@@ -116,9 +141,7 @@ def search_activation_clip(
         rows: [n, inputs] sampled activations.
         row_weight: [n] how much each row counts.
         weight: [out, inputs] of the layer.
-        bits: of the activations.
-        largest: half the width of the whole range; per row [n, 1], or one for all.
-        low: lower end of the range, which is kept; None for a range around zero.
+        quantised: returns the rows as they are with a share of their range.
 
     Returns:
         a share in (0, 1].
@@ -126,9 +149,7 @@ def search_activation_clip(
     """
 
     def loss(share: float) -> float:
-        reach = share * largest
-        shift = 0.0 if low is None else low + reach
-        error = fake_quantise(rows - shift, step_of(reach, bits), bits) + shift - rows
+        error = quantised(share) - rows
         return float(((error @ weight.T).square().sum(dim=1) * row_weight).sum())
 
     coarse = min(COARSE_SHARES, key=loss)

@@ -32,12 +32,13 @@ class LayerPlan:
         weight_block: inputs that share a step; None: one step per output channel.
         activation: `none`, `static` (one step per tensor, fixed) or `token` (one per token,
             computed as it comes).
+        activation_block: with `token`, channels that share a step; None: one step per token.
         activation_bits: 8 or 4; 16 with `static`: two integers of 8 bits, the second for what the
             first leaves over.
         smoothing: where the factors c go: `norm` (into the norm before), `value` (into the rows
             that make V), `online` (one multiplication per channel), or `none`.
         hadamard: whether the input is rotated as it comes.
-        offset: whether a static input may have its integers' zero elsewhere than at 0.
+        offset: whether an input may have its integers' zero elsewhere than at 0.
 
     """
 
@@ -50,6 +51,7 @@ class LayerPlan:
     smoothing: str = NONE
     hadamard: bool = False
     offset: bool = False
+    activation_block: int | None = None
 
     @property
     def in_two_parts(self) -> bool:
@@ -111,8 +113,9 @@ class Method:
         balance: even out V's channels before that, and those of the dense head.
         smooth: kinds of layers whose inputs are smoothed.
         online_hadamard: rotate fc2's input as it comes.
-        search: look for clipping ranges instead of taking the largest magnitude; let the input
-            of fc2, which GELU leaves on one side of zero, have an offset.
+        search: look for clipping ranges instead of taking the largest magnitude; give an offset
+            to the input of fc2, which GELU leaves on one side of zero, and to tokens with a step
+            of their own, whose range is seldom as wide below zero as above.
         learn: refine factors, ranges and biases block by block.
         compensate: round 4-bit weights so that their errors cancel.
         token_clip: fixed share of a token's range at 4 bits, where ranges are not searched.
@@ -227,5 +230,6 @@ def _with_transforms(plan: LayerPlan, in_blocks: bool, method: Method) -> LayerP
     if plan.activation == NONE or (smoothing == ONLINE and not coarse):
         smoothing = NONE
     single = plan.activation == STATIC and not plan.in_two_parts
-    offset = method.search and plan.kind == 'fc2' and single
+    one_sided = plan.kind == 'fc2' and single
+    offset = method.search and (one_sided or plan.activation == TOKEN)
     return replace(plan, smoothing=smoothing, hadamard=hadamard, offset=offset)
