@@ -26,6 +26,10 @@ COMMANDS = {
         'qvggt_ros.evaluation.eval_command',
         'pose and depth accuracy of a bundle or checkpoint',
     ),
+    'drive-error': (
+        'qvggt_ros.evaluation.drive_command',
+        'error of trajectories through rendered rooms',
+    ),
     'bench': (
         'qvggt_ros.evaluation.bench_command',
         'latency of bundles and PyTorch, in turn in one run',

@@ -71,6 +71,7 @@ def test_the_demo_and_its_recording_do_without_the_builder() -> None:
     modules = [
         'qvggt_ros.evaluation.demo_command',
         'qvggt_ros.evaluation.eval_command',
+        'qvggt_ros.evaluation.drive_command',
         'qvggt_ros.evaluation.convert_command',
         'qvggt_ros.synthetic.synth_command',
     ]
