@@ -52,6 +52,19 @@ def test_coarse_inputs_of_fc2_are_rotated_as_they_come() -> None:
     assert not head.hadamard and (head.activation, head.activation_bits) == ('static', 16)
 
 
+def test_tokens_have_offsets_where_ranges_are_searched() -> None:
+    for precision in ('w4a8', 'w4a4', 'w4a4g64'):
+        qkv = plans(precision, 'dsfq')['aggregator.frame_blocks.0.attn.qkv']
+        assert qkv.activation == 'token' and qkv.offset
+        assert not plans(precision, 'rtn')[qkv.name].offset
+
+
+def test_blocks_of_channels_have_steps_of_their_own() -> None:
+    finer = plans('w4a4g64', 'rtn')['aggregator.frame_blocks.0.mlp.fc2']
+    assert (finer.weight_block, finer.activation_block) == (64, 64)
+    assert plans('w4a4', 'rtn')[finer.name].activation_block is None
+
+
 def test_baselines_leave_out_what_is_not_theirs() -> None:
     assert not any(plan.offset or plan.hadamard for plan in plans('w8a8', 'rtn').values())
     smoothed = {p.kind for p in plans('w8a8', 'smoothquant').values() if p.smoothing != 'none'}

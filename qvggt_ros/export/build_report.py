@@ -140,6 +140,8 @@ def plan_words(plan: LayerPlan) -> tuple[str, str, str, str]:
     if plan.activation != NONE:
         integers = 'two int8' if plan.in_two_parts else f'int{plan.activation_bits}'
         given = f'{plan.activation} {integers}' + (' offset' if plan.offset else '')
+        if plan.activation_block is not None:
+            given += f', {plan.activation_block} channels'
     transforms = []
     if plan.hadamard:
         transforms.append('online Hadamard')

@@ -2,9 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The learned stage: smoothing factors and clipping ranges, one block at a time.
 
-Block-wise reconstruction as QuantVGGT (section 3.2, after BRECQ) does it, with two differences:
-a block learns on the inputs that the quantised blocks before it hand on, and the special tokens,
-on which the camera hangs, have a fixed share of the loss however many patches there are.
+Block-wise reconstruction as QuantVGGT (section 3.2, after BRECQ) does it, with three differences:
+a block learns on the inputs that the quantised blocks before it hand on; the special tokens, on
+which the camera hangs, have a fixed share of the loss however many patches there are; and windows
+that are not learned from choose the pass that is kept, for a few dozen windows are soon learned
+by heart.
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ from qvggt_ros.quantization.observe import SPECIAL_WEIGHT
 from qvggt_ros.quantization.recipe import NONE
 from qvggt_ros.quantization.walk import Step, WalkState
 
+# Of the states (a few windows each) every fifth judges what was learned on the others.
+HELD_OUT = 5
 LEARNED = ('smooth', 'weight_clip', 'activation_step')
 
 
@@ -52,7 +56,7 @@ def learn_block(
     config: LearnConfig,
     seed: int,
 ) -> None:
-    """Refine a block's factors and ranges in place; what was there stays if it was better.
+    """Refine a block's factors and ranges in place, as long as it helps on windows held out.
 
     Args:
         step: the block.
@@ -63,30 +67,43 @@ def learn_block(
         seed: of the order.
 
     """
-    before = _total_loss(step, inputs, wanted)
-    kept = {name: _numbers(layer) for name, layer in layers.items()}
-    learned = [_Learned(layer) for layer in layers.values()]
+    judged = _judged(len(inputs))
+    studied = [index for index in range(len(inputs)) if index not in judged] or judged
+    states = [(inputs[index], wanted[index]) for index in judged]
+    least = _total_loss(step, states)
+    best = {name: _numbers(layer) for name, layer in layers.items()}
+    learned = {name: _Learned(layer) for name, layer in layers.items()}
     optimizer = torch.optim.Adam(
-        [group for layer in learned for group in layer.groups(config)], betas=(0.9, 0.99)
+        [group for layer in learned.values() for group in layer.groups(config)], betas=(0.9, 0.99)
     )
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
-        optimizer, max(1, config.epochs * len(inputs))
+        optimizer, max(1, config.epochs * len(studied))
     )
-    with torch.enable_grad():
-        for index in _order(len(inputs), config.epochs, seed):
-            for numbers in learned:
-                numbers.apply()
-            loss = _loss(step, step.run(inputs[index]), wanted[index])
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-    for numbers in learned:
-        numbers.finish()
-    after = _total_loss(step, inputs, wanted)
-    if not after < before:  # also where it is not a number
-        for name, layer in layers.items():
-            _put_back(layer, kept[name])
+    rng = np.random.default_rng((seed, len(inputs)))
+    for _ in range(config.epochs):
+        for index in rng.permutation(studied).tolist():
+            with torch.enable_grad():
+                for numbers in learned.values():
+                    numbers.apply()
+                loss = _loss(step, step.run(inputs[index]), wanted[index])
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                optimizer.step()
+                schedule.step()
+        for numbers in learned.values():
+            numbers.apply()
+        found = _total_loss(step, states)
+        if found < least:  # never where it is not a number
+            least, best = found, {name: numbers.values() for name, numbers in learned.items()}
+    for name, layer in layers.items():
+        layer.learned_bias = None
+        _put_back(layer, best[name])
+
+
+def _judged(states: int) -> list[int]:
+    """Return which states decide what is kept; nothing is learned on them if there are enough."""
+    every = range(HELD_OUT - 1, states, HELD_OUT)
+    return list(every or range(states))
 
 
 class _Learned:
@@ -120,14 +137,10 @@ class _Learned:
         if self._layer.plan.activation != NONE:
             self._layer.activation_step = self.step.exp()
 
-    def finish(self) -> None:
-        """Leave plain numbers behind."""
-        self.apply()
-        layer = self._layer
-        layer.learned_bias = None
-        if self.bias is not None and layer.bias is not None:
-            layer.bias.data.copy_(self.bias.detach())
-        _put_back(layer, _numbers(layer))
+    def values(self) -> dict[str, Tensor]:
+        """Return the current parameters as plain numbers."""
+        numbers = _numbers(self._layer)
+        return numbers if self.bias is None else {**numbers, 'bias': self.bias.detach().clone()}
 
 
 def _numbers(layer: QuantisedLayer) -> dict[str, Tensor]:
@@ -142,18 +155,9 @@ def _put_back(layer: QuantisedLayer, numbers: dict[str, Tensor]) -> None:
         layer.bias.data.copy_(numbers['bias'])
 
 
-def _order(states: int, epochs: int, seed: int) -> Iterator[int]:
-    rng = np.random.default_rng((seed, states))
-    for _ in range(epochs):
-        yield from rng.permutation(states).tolist()
-
-
-def _total_loss(step: Step, inputs: Sequence[WalkState], wanted: Sequence[WalkState]) -> float:
+def _total_loss(step: Step, states: Sequence[tuple[WalkState, WalkState]]) -> float:
     with torch.no_grad():
-        return sum(
-            float(_loss(step, step.run(state), answer))
-            for state, answer in zip(inputs, wanted, strict=True)
-        )
+        return sum(float(_loss(step, step.run(state), answer)) for state, answer in states)
 
 
 def _loss(step: Step, found: WalkState, wanted: WalkState) -> Tensor:

@@ -100,6 +100,14 @@ PRECISIONS = {
     ),
     'w4a8': Precision('w4a8', _bits(4, TOKEN, 8), _CAMERA_HEAD, _W8A8, simulated=True),
     'w4a4': Precision('w4a4', _bits(4, TOKEN, 4), _CAMERA_HEAD, _W8A8, simulated=True),
+    # Steps for 64 channels of weights and inputs alike (Zhao et al. 2024, Atom: 128).
+    'w4a4g64': Precision(
+        'w4a4g64',
+        replace(_bits(4, TOKEN, 4, block=INT4_BLOCK), activation_block=INT4_BLOCK),
+        _CAMERA_HEAD,
+        _W8A8,
+        simulated=True,
+    ),
 }
 
 
@@ -214,7 +222,7 @@ def _plan(name: str, module: nn.Module, precision: Precision, method: Method) ->
     in_blocks = bool(_IN_BLOCKS.match(name))
     plan = replace(precision.blocks if in_blocks else precision.heads, name=name, kind=kind)
     if plan.weight_block and module.in_features % plan.weight_block:  # type: ignore[operator]
-        plan = replace(plan, weight_bits=8, weight_block=None)
+        plan = replace(plan, weight_bits=8, weight_block=None, activation_block=None)
     if kind not in SMOOTHING_PLACE or ('.attn.' not in name and '.mlp.' not in name):
         return plan
     return _with_transforms(plan, in_blocks, method)
