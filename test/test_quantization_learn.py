@@ -61,6 +61,14 @@ def test_what_all_states_ask_for_is_learned(layer: QuantisedLayer) -> None:
     assert layer.learned_bias is None
 
 
+@pytest.mark.parametrize('ranges', [True, False])
+def test_ranges_of_weights_are_learned_where_asked(layer: QuantisedLayer, ranges: bool) -> None:
+    step, inputs, wanted = taught(layer, [3.0] * 10)
+    before = layer.weight_clip.clone()
+    learn_block(step, {'layer': layer}, inputs, wanted, LearnConfig(bias_rate=0.1), 0, ranges)
+    assert torch.equal(layer.weight_clip, before) is not ranges
+
+
 def test_what_the_held_out_states_contradict_is_not_kept(layer: QuantisedLayer) -> None:
     shifts = [-3.0 if index % 5 == 4 else 3.0 for index in range(10)]
     step, inputs, wanted = taught(layer, shifts)

@@ -201,7 +201,8 @@ class _Calibration:
         if self._method.search and not restored:
             self._correct_biases(layers, observers)
         if learn is not None and step.block and coarse and not restored:
-            learn_block(step, layers, self._quantised, answers, learn, self._config.seed)
+            ranges = not self._method.compensate
+            learn_block(step, layers, self._quantised, answers, learn, self._config.seed, ranges)
         if self._method.compensate and not restored and self._compensate(step, layers):
             self._correct_biases(layers, observers)
         for name, layer in layers.items():

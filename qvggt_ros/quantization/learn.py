@@ -55,6 +55,7 @@ def learn_block(
     wanted: Sequence[WalkState],
     config: LearnConfig,
     seed: int,
+    weight_ranges: bool = True,
 ) -> None:
     """Refine a block's factors and ranges in place, as long as it helps on windows held out.
 
@@ -65,6 +66,8 @@ def learn_block(
         wanted: states that the float network has after it.
         config: length and learning rates.
         seed: of the order.
+        weight_ranges: whether clipping ranges of weights are learned too: not where weights are
+            rounded with compensation afterwards, for they are learned for rounding to nearest.
 
     """
     judged = _judged(len(inputs))
@@ -74,7 +77,8 @@ def learn_block(
     best = {name: _numbers(layer) for name, layer in layers.items()}
     learned = {name: _Learned(layer) for name, layer in layers.items()}
     optimizer = torch.optim.Adam(
-        [group for layer in learned.values() for group in layer.groups(config)], betas=(0.9, 0.99)
+        [group for layer in learned.values() for group in layer.groups(config, weight_ranges)],
+        betas=(0.9, 0.99),
     )
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
         optimizer, max(1, config.epochs * len(studied))
@@ -116,11 +120,12 @@ class _Learned:
         self.step = nn.Parameter(layer.activation_step.log())
         self.bias = None if layer.bias is None else nn.Parameter(layer.bias.detach().clone())
 
-    def groups(self, config: LearnConfig) -> Iterator[dict[str, object]]:
+    def groups(self, config: LearnConfig, weight_ranges: bool) -> Iterator[dict[str, object]]:
         """Return the optimiser's groups."""
         plan = self._layer.plan
         factor = config.fine_factor if plan.weight_bits == 8 else 1.0
-        yield {'params': [self.clip], 'lr': factor * config.clip_rate}
+        if weight_ranges:
+            yield {'params': [self.clip], 'lr': factor * config.clip_rate}
         if self.bias is not None:
             yield {'params': [self.bias], 'lr': config.bias_rate}
         if plan.smoothing != NONE:
