@@ -16,6 +16,7 @@ from rich.table import Table
 
 from qvggt_ros.engine import ENGINES, Engine, open_bundle
 from qvggt_ros.errors import DatasetError, UsageError
+from qvggt_ros.evaluation.eval_command import is_bundle, open_network
 from qvggt_ros.evaluation.sequence_error import sequence_error, synthetic_sequence
 from qvggt_ros.reconstruction.align import ALIGN_BY, AlignmentConfig
 from qvggt_ros.reconstruction.reconstructor import ReconstructionConfig
@@ -85,16 +86,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _open(args: argparse.Namespace) -> Engine:
-    path: Path = args.model
-    if (path / 'manifest.json').exists():
-        return open_bundle(path, args.engine)
-    if not path.is_file():
-        raise UsageError(f'{path}: no such bundle or checkpoint')
+    if is_bundle(args.model):
+        return open_bundle(args.model, args.engine)
+    model = open_network(args.model).float()
     from qvggt_ros.evaluation.torch_engine import TorchEngine
-    from qvggt_ros.vggt import fit_threads, load_model
 
-    model = load_model(path).float()
-    fit_threads(model.config)
     return TorchEngine(model, args.window_frames or CHECKPOINT_FRAMES)
 
 

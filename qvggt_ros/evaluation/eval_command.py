@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import Progress
@@ -25,6 +26,9 @@ from qvggt_ros.evaluation.accuracy import (
     synthetic_windows,
     torch_predictor,
 )
+
+if TYPE_CHECKING:
+    from qvggt_ros.vggt import VGGT
 
 SYNTHETIC_PREFIX = 'synthetic:'
 UNITS = {'rot_median_deg': 'degrees', 'trans_median_deg': 'degrees', 'windows': ''}
@@ -70,9 +74,20 @@ def run(args: argparse.Namespace) -> int:
 
 def open_model(path: Path, engine_name: str = ENGINES[0]) -> tuple[Predict, int, int]:
     """Open a bundle (folder) or checkpoint (file): its predictor, image width and height."""
-    if path.is_dir() and (path / 'manifest.json').exists():
+    if is_bundle(path):
         engine = open_bundle(path, engine_name)
         return engine_predictor(engine), engine.manifest.image_width, engine.manifest.image_height
+    model = open_network(path)
+    return torch_predictor(model), model.config.pretrain_width, model.config.pretrain_height
+
+
+def is_bundle(path: Path) -> bool:
+    """Return whether a path is a bundle's folder."""
+    return (path / 'manifest.json').exists()
+
+
+def open_network(path: Path) -> VGGT:
+    """Load a checkpoint, or a folder's own, for this process to compute with."""
     if not path.exists():
         raise UsageError(f'{path}: no such bundle or checkpoint')
     from qvggt_ros.vggt import fit_threads, load_model
@@ -80,7 +95,7 @@ def open_model(path: Path, engine_name: str = ENGINES[0]) -> tuple[Predict, int,
     file = path / 'model.safetensors' if path.is_dir() else path
     model = load_model(file)
     fit_threads(model.config)
-    return torch_predictor(model), model.config.pretrain_width, model.config.pretrain_height
+    return model
 
 
 def open_data(args: argparse.Namespace, width: int, height: int) -> Iterator[WindowBatch]:
